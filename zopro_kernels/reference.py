@@ -1,0 +1,60 @@
+"""Backend "reference": the primitive and the reduction in plain PyTorch, on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from . import reference_law as law
+from .passes import Dots, Pass
+
+CHUNK = 1 << 18  # elements at a time: bounds the oracle's memory, cannot change a bit
+
+
+def status() -> str:
+    return "available"
+
+
+def supports(device: torch.device) -> bool:
+    return device.type != "meta"
+
+
+def _chunks(numel: int, offset: int, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
+    for start in range(0, numel, CHUNK):
+        stop = min(start + CHUNK, numel)
+        yield slice(start, stop), torch.arange(offset + start, offset + stop, device=device)
+
+
+def add_noise_(p: Pass) -> None:
+    """Performs the pass in place. Products and sums are separate fp32 operations."""
+    for t, theta in enumerate(p.tensors):
+        for part, index in _chunks(theta.numel(), p.offsets[t], theta.device):
+            # 0-dim fp32 tensors: a Python float would multiply in double precision.
+            acc = theta[part].float() * p.decay[t].to(theta.device)
+            for k, (seed, stream) in enumerate(zip(p.seeds, p.streams)):
+                n = law.noise(index, p.distribution, seed, p.params[t], stream)
+                acc = acc + p.coeffs[t, k].to(theta.device) * n
+            if p.prev is not None:
+                acc = acc + p.prev_coeffs[t].to(theta.device) * p.prev[t][part]
+            if p.v is not None:
+                acc = acc + p.v_coeffs[t].to(theta.device) * p.v[t][part]
+            theta[part] = _store(acc, theta.dtype, p, index, p.params[t])
+
+
+def _store(acc: Tensor, dtype: torch.dtype, p: Pass, index: Tensor, param: int) -> Tensor:
+    if p.stochastic and dtype != torch.float32:
+        return law.round_stochastic(acc, dtype, law.rounding_bits(index, p.rounding_seed, param))
+    return law.round_nearest(acc, dtype)
+
+
+def noise_dots(d: Dots) -> Tensor:
+    """int64 [T, 2]: v.n in units of 2^-40 and n.n in units of 2^-24."""
+    out = torch.zeros(len(d.vectors), 2, dtype=torch.int64)
+    for t, v in enumerate(d.vectors):
+        for part, index in _chunks(v.numel(), d.offsets[t], v.device):
+            n = law.noise(index, d.distribution, d.seed, d.params[t], d.stream)
+            out[t, 0] += (v[part] * n * law.DOT_VN_SCALE).to(torch.int64).sum().cpu()
+            out[t, 1] += (n * n * law.DOT_NN_SCALE).to(torch.int64).sum().cpu()
+    return out
