@@ -1,0 +1,34 @@
+"""zopro: preference optimisation of language models by forward passes alone.
+
+`ZOPrO` needs torch alone. The trainers are imported on first use, so that `import zopro` does not
+need trl: `pip install zopro[train]` brings what they need.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from .optimizer import ZOPrO
+
+__all__ = ["ZOPrO", "ZOPrOConfig", "ZOPrOTrainer", "ZerothOrderMixin"]
+
+_LAZY = ("ZOPrOConfig", "ZOPrOTrainer", "ZerothOrderMixin")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'zopro' has no attribute {name!r}")
+    try:
+        module = importlib.import_module("zopro.trainer")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "zopro":
+            raise  # a module of ours is broken: hiding it behind advice would mislead
+        raise ImportError(
+            f"zopro.{name} needs {error.name!r}, which is not installed: pip install zopro[train]"
+        ) from error
+    return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_LAZY))

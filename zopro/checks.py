@@ -1,0 +1,93 @@
+"""Refusals of the optimizer: one sentence each, before anything is changed."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DISTRIBUTIONS = ("rademacher", "gaussian")
+ESTIMATORS = ("two_sided", "one_sided")
+ROUNDINGS = ("auto", "nearest", "stochastic")
+RESTORES = ("auto", "exact", "inplace")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        known = ", ".join(repr(a) for a in allowed)
+        raise ValueError(f"{name}={value!r} is not known: use one of {known}")
+    return value
+
+
+def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """`value` as an int in [low, high)."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}={value!r} is no integer: give one from {low} up") from None
+    if number < low or (high is not None and number >= high):
+        limit = f"{low} up" if high is None else f"{low} to {high - 1}"
+        raise ValueError(f"{name}={number} is out of range: give an integer from {limit}")
+    return number
+
+
+def number(name: str, value: Any, low: float, *, open_low: bool = False) -> float:
+    """`value` as a finite float, at least (or, with `open_low`, above) `low`."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()  # torch's schedulers may keep lr as a tensor
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}={value!r} is no number: give a float")
+    out = float(value)
+    if not math.isfinite(out) or out < low or (open_low and out == low):
+        needed = f"above {low:g}" if open_low else f"of at least {low:g}"
+        raise ValueError(f"{name}={value!r} is not allowed: give a finite number {needed}")
+    return out
+
+
+def group_options(group: dict[str, Any]) -> None:
+    """lr, eps, weight_decay and maximize of one parameter group."""
+    number("lr", group["lr"], 0.0)
+    number("weight_decay", group["weight_decay"], 0.0)
+    if isinstance(group["eps"], str):
+        if group["eps"] != "auto":
+            raise ValueError(f"eps={group['eps']!r} is not known: give a number above 0 or 'auto'")
+    else:
+        number("eps", group["eps"], 0.0, open_low=True)
+    if not isinstance(group["maximize"], bool):
+        raise TypeError(f"maximize={group['maximize']!r} is no bool: give True or False")
+
+
+def parameter(label: str, p: Tensor) -> None:
+    """One trainable parameter: dense, real, with memory of its own, fp32, bf16 or fp16."""
+    if p.device.type == "meta":
+        raise ValueError(f"{label} is on the meta device: load the model's weights first")
+    if p.layout != torch.strided:
+        raise ValueError(f"{label} has layout {p.layout}: give a dense tensor (to_dense())")
+    if p.dtype not in DTYPES:
+        raise TypeError(f"{label} has dtype {p.dtype}: use float32, bfloat16 or float16")
+    if any(stride == 0 and size > 1 for size, stride in zip(p.shape, p.stride())):
+        raise ValueError(f"{label} is expanded (stride 0): give a tensor that owns its elements")
+    if hasattr(p, "device_mesh"):
+        raise ValueError(f"{label} is sharded over a device mesh: give unsharded parameters")
+
+
+def loss_value(loss: Any) -> tuple[float, Tensor | None]:
+    """A closure's result as a float, and the tensor it came in (None for a Python number)."""
+    if isinstance(loss, Tensor):
+        if loss.numel() != 1:
+            raise ValueError(
+                f"the closure returned a tensor of shape {tuple(loss.shape)}: return a scalar loss"
+            )
+        if loss.is_complex():
+            raise TypeError(f"the closure returned a {loss.dtype} tensor: return a real loss")
+        return float(loss.detach().item()), loss.detach()
+    if isinstance(loss, numbers.Real) and not isinstance(loss, bool):
+        return float(loss), None
+    raise TypeError(
+        f"the closure returned {type(loss).__name__}: return the loss, a scalar tensor or a number"
+    )

@@ -1,0 +1,113 @@
+"""Seeds of steps and roundings, and the directions of one step with the pass that adds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import zopro_kernels as zk
+from torch import Tensor
+
+MASK = (1 << 64) - 1
+
+# First word of the hash: what a seed is for. Two purposes never share a seed.
+DIRECTION, ROUNDING, CALIBRATION = 0, 1, 2
+
+
+def _mix(x: int) -> int:
+    """The output function of splitmix64 (Steele, Lea, Flood, OOPSLA 2014), a bijection of 64 bits."""
+    x = (x + 0x9E3779B97F4A7C15) & MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
+    return x ^ (x >> 31)
+
+
+def derive_seed(seed: int, purpose: int, counter: int) -> int:
+    """A 64-bit seed from (base seed, purpose, counter); no global generator is involved.
+
+    For one base seed and purpose, different counters below 2^64 give different seeds.
+    """
+    return _mix(_mix(_mix(seed) ^ purpose) ^ counter)
+
+
+@dataclass(eq=False)
+class Direction:
+    """z = noise[t] n(seed, stream) + prev[t] prev_t + v[t] v_t for each tensor t; fp64 [T], CPU."""
+
+    seed: int
+    stream: int
+    noise: Tensor
+    prev: Tensor | None = None
+    v: Tensor | None = None
+
+
+Term = tuple[Direction, Tensor]  # a direction and its scale in each tensor, fp64 [T]
+
+
+@dataclass(eq=False)
+class Plan:
+    """What one step works on, fixed at its first estimate: T tensors and K directions.
+
+    `tensors` are the trainable parameters (written in place by `write`), `indices` their indices
+    in the noise law, `group_of` the position of their group, `eps` fp64 [T]. `prev` and `v` are
+    the targets' fp32 tensors, or None.
+    """
+
+    tensors: list[Tensor]
+    indices: list[int]
+    group_of: list[int]
+    eps: Tensor
+    directions: list[Direction]
+    distribution: str
+    rounding: str
+    backend: str | None
+    prev: list[Tensor] | None = None
+    v: list[Tensor] | None = None
+
+    def write(self, terms: list[Term], decay: Tensor | None, rounding_seed: int) -> None:
+        """theta[t] <- decay[t] theta[t] + sum over terms of scale[t] z[t], in place, one pass.
+
+        Tensors that this leaves as they are take no part: their bits stay, -0.0 included.
+        """
+        noise = torch.stack([d.noise * scale for d, scale in terms], dim=1)  # [T, K]
+        prev, v = _sum([(d.prev, s) for d, s in terms]), _sum([(d.v, s) for d, s in terms])
+        touched = (noise != 0).any(dim=1)
+        for coefficients in (prev, v, None if decay is None else decay - 1):
+            if coefficients is not None:
+                touched |= coefficients != 0
+        rows = touched.nonzero().flatten().tolist()
+        if not rows:
+            return
+
+        def chosen(values):
+            return None if values is None else [values[t] for t in rows]
+
+        zk.add_noise_(
+            [self.tensors[t].detach() for t in rows],
+            [d.seed for d, _ in terms],
+            noise[rows],
+            decay=1.0 if decay is None else decay[rows],
+            distribution=self.distribution,
+            params=chosen(self.indices),
+            streams=[d.stream for d, _ in terms],
+            rounding=self.rounding,
+            rounding_seed=rounding_seed,
+            prev=None if prev is None else chosen(self.prev),
+            prev_coeffs=0.0 if prev is None else prev[rows],
+            v=None if v is None else chosen(self.v),
+            v_coeffs=0.0 if v is None else v[rows],
+            backend=self.backend,
+        )
+
+
+def _sum(pairs: list[tuple[Tensor | None, Tensor]]) -> Tensor | None:
+    products = [coefficients * scale for coefficients, scale in pairs if coefficients is not None]
+    return torch.stack(products).sum(dim=0) if products else None
+
+
+def plain_directions(seed: int, step: int, count: int, tensors: int) -> list[Direction]:
+    """The K directions z = n of step `step`: one seed, stream = the number of the direction."""
+    step_seed = derive_seed(seed, DIRECTION, step)
+    return [
+        Direction(step_seed, k, torch.ones(tensors, dtype=torch.float64)) for k in range(count)
+    ]
