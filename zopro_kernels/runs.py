@@ -68,7 +68,7 @@ def _part(p: Pass, group: list[tuple[int, int, Tensor]]) -> Pass:
         tensors=[flat for _, _, flat in group],
         params=[p.params[t] for t in chosen],
         offsets=[p.offsets[t] + start for t, start, _ in group],
-        coeffs=p.coeffs[chosen],
+        coeffs=p.coeffs[chosen].contiguous(),
         decay=p.decay[chosen],
         prev=along(p.prev),
         prev_coeffs=p.prev_coeffs[chosen],

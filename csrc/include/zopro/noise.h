@@ -15,8 +15,10 @@
 
 #if defined(__CUDACC__)
 #define ZOPRO_HD __host__ __device__ __forceinline__
+#define ZOPRO_UNROLL _Pragma("unroll")
 #else
 #define ZOPRO_HD inline
+#define ZOPRO_UNROLL
 #endif
 
 namespace zopro {
@@ -40,7 +42,7 @@ struct Stream {  // what fixes the noise of one tensor
 ZOPRO_HD uint32_t mul_high(uint32_t a, uint32_t b) { return uint32_t((uint64_t(a) * b) >> 32); }
 
 ZOPRO_HD Words philox4x32_10(Words c, uint32_t k0, uint32_t k1) {
-#pragma unroll
+    ZOPRO_UNROLL
     for (int round = 0; round < 10; ++round) {
         const uint32_t h0 = mul_high(0xD2511F53u, c.w[0]), l0 = 0xD2511F53u * c.w[0];
         const uint32_t h1 = mul_high(0xCD9E8D57u, c.w[2]), l1 = 0xCD9E8D57u * c.w[2];
@@ -86,9 +88,9 @@ ZOPRO_HD uint32_t gaussian_index(const Words& words, int m) {  // m = 0..7
     return (words.w[m >> 1] >> (16 * (m & 1) + 2)) & 2047u;
 }
 ZOPRO_HD void hadamard8(float* t) {
-#pragma unroll
+    ZOPRO_UNROLL
     for (int stride = 1; stride < 8; stride *= 2) {
-#pragma unroll
+        ZOPRO_UNROLL
         for (int j = 0; j < 8; ++j) {
             if (j & stride) continue;
             const float a = t[j], b = t[j + stride];
@@ -99,7 +101,7 @@ ZOPRO_HD void hadamard8(float* t) {
 }
 // Elements 8 * block .. 8 * block + 7; table: GAUSSIAN_TABLE_SIZE floats.
 ZOPRO_HD void gaussian8(const Words& words, const float* table, float* out) {
-#pragma unroll
+    ZOPRO_UNROLL
     for (int m = 0; m < 8; ++m) out[m] = table[gaussian_index(words, m)];
     hadamard8(out);
 }

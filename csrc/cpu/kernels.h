@@ -1,0 +1,65 @@
+// The CPU operations: arguments as plain structs, one entry point each, compiled once for every
+// instruction set (simd.h) and chosen at run time (dispatch.cpp).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "tiles.h"
+
+namespace zopro::cpu {
+
+enum class Dtype : int { fp32 = 0, bf16 = 1, fp16 = 2 };
+
+struct AddNoise {
+    std::vector<uint64_t> theta;    // [T] addresses, written in place; elements of type `dtype`
+    std::vector<uint64_t> prev, v;  // [T] addresses of fp32 elements, or empty
+    std::vector<int64_t> numels;    // [T]
+    std::vector<int64_t> offsets;   // [T] global index of the first element
+    std::vector<uint32_t> params;   // [T]
+    std::vector<uint64_t> seeds;    // [K]
+    std::vector<uint32_t> streams;  // [K]
+    const float* coeffs;            // [T, K]
+    const float* decay;             // [T]
+    const float* prev_coeffs;       // [T]
+    const float* v_coeffs;          // [T]
+    Dtype dtype;
+    bool gaussian;
+    bool stochastic;
+    uint64_t rounding_seed;
+    int threads;
+};
+
+struct NoiseDots {
+    std::vector<uint64_t> vectors;  // [T] addresses of fp32 elements
+    std::vector<int64_t> numels, offsets;
+    std::vector<uint32_t> params;
+    uint64_t seed;
+    uint32_t stream;
+    bool gaussian;
+    int threads;
+};
+
+// Bytes of working memory that add_noise needs for each thread: the signs of one tile, all seeds.
+constexpr int64_t SIGN_BYTES = SIGN_TILE / 8;
+
+void add_noise(const AddNoise& args);
+// Sums of [T, 2]: v.n in units of 2^-40, n.n in units of 2^-24.
+std::vector<int64_t> noise_dots(const NoiseDots& args);
+const char* instruction_set();  // what the run-time dispatch chose
+
+// The same, compiled for one instruction set. These files may emit no function that another file
+// could also emit (an inline std:: function, say): the linker keeps one copy of such a function,
+// and the copy made of wide instructions would then run on a processor that lacks them. So they
+// allocate nothing and take what they need from the caller; tests/kernels/test_cpu.py looks.
+#define ZOPRO_DECLARE(isa)                                                                   \
+    namespace isa {                                                                          \
+    void add_noise(const AddNoise& args, const Tiles& tiles, uint8_t* scratch);              \
+    void noise_dots(const NoiseDots& args, const Tiles& tiles, int64_t* sums /* [threads, T, 2] */); \
+    }
+ZOPRO_DECLARE(baseline)
+ZOPRO_DECLARE(avx2)
+ZOPRO_DECLARE(avx512)
+#undef ZOPRO_DECLARE
+
+}  // namespace zopro::cpu
