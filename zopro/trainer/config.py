@@ -1,0 +1,181 @@
+"""The arguments of zeroth-order training: fields beside a Hugging Face configuration's own."""
+
+import math
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+from trl import RLOOConfig
+
+DISTRIBUTIONS = ("rademacher", "gaussian")
+ESTIMATORS = ("two_sided", "one_sided")
+SCHEDULES = ("linear", "exponential", "cosine", "constant")
+ROUNDINGS = ("auto", "nearest", "stochastic")
+RESTORES = ("auto", "exact", "inplace")
+
+# What only a backward pass or another optimizer reads: set to the value here, with a notice.
+OFF = {
+    "max_grad_norm": (0.0, "there is no gradient to clip"),
+    "activation_checkpointing": (None, "there is no graph to recompute"),
+    "gradient_checkpointing": (None, "there is no graph to recompute"),
+    "activation_offloading": (False, "there is no graph whose activations could be offloaded"),
+    "neftune_noise_alpha": (None, "both signs must see the same function"),
+    "adam_beta1": (0.9, "ZOPrO keeps no moments"),
+    "adam_beta2": (0.999, "ZOPrO keeps no moments"),
+    "adam_epsilon": (1e-8, "ZOPrO keeps no moments; the perturbation's size is `zo_eps`"),
+}
+
+# What asks for something else than zeroth-order training on whole weights: refused.
+REFUSED = {
+    "fp16": "loss scaling is made for gradients; load the model in bfloat16, or use bf16=True",
+    "fsdp": "sharded parameters are not supported; use plain data parallelism (torchrun)",
+    "deepspeed": "DeepSpeed is not supported; use plain data parallelism (torchrun)",
+    "optim_args": "the optimizer is ZOPrO; its arguments are the fields that begin with `zo_`",
+    "optim_target_modules": "the optimizer is ZOPrO; it trains what requires a gradient",
+}
+
+
+@dataclass
+class ZerothOrderArguments:
+    """The fields that `ZerothOrderMixin` reads, to put before any Hugging Face configuration:
+
+        @dataclass
+        class ZOSFTConfig(ZerothOrderArguments, SFTConfig):
+            pass
+
+    `learning_rate`, `weight_decay`, the schedules of the learning rate and everything else keep
+    their names and their meaning there. What has none without a backward pass is switched off
+    with a notice (`max_grad_norm`, `gradient_checkpointing`, ...) or refused with a ValueError
+    (`fp16`, another `optim`, `fsdp`, `deepspeed`). bf16 autocast is off unless asked for: the
+    difference of two losses needs their low bits, and a model can be loaded in bfloat16 instead.
+
+    Parameters:
+        zo_eps (float or "auto"): root mean square of the perturbation of one element, in the
+            units of the weights, > 0; "auto" finds the smallest that rises clear of the loss's
+            rounding noise.
+        zo_distribution: "rademacher" (signs) or "gaussian".
+        zo_num_directions (int >= 1): directions of one step, all scored on the same batch (for
+            RLOO on the same rollouts, whose generation is the dear part).
+        zo_estimator: "two_sided", two losses a direction (SPSA; MeZO, arXiv 2305.17333), or
+            "one_sided", one loss a direction and one of the weights as they are.
+        zo_schedule: of d, the weight of the previous update in a targeted direction (ZOPrO,
+            arXiv 2503.03460): "linear", "exponential", "cosine" or "constant".
+        zo_rounding: of the update: "nearest", "stochastic", or "auto", by dtype.
+        zo_restore: after a perturbation: "exact", the very bits; "inplace", no memory; "auto".
+        zo_seed (int or None): seed of the noise; None takes `seed`. Rank 0's holds on all ranks.
+        zo_backend (str or None): of the kernels; None picks by device.
+    """
+
+    # Other defaults than Hugging Face's, so that a notice tells of a user's choice alone.
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Without meaning: no gradients."})
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata={"help": "Without meaning: no graph."}
+    )
+    bf16: bool | None = field(
+        default=False,
+        metadata={"help": "bf16 autocast. Off: the difference of two losses needs their low bits."},
+    )
+    learning_rate: float = field(default=1e-4, metadata={"help": "The learning rate of ZOPrO."})
+
+    zo_eps: float | str = field(
+        default=1e-3, metadata={"help": "Rms of the perturbation per element, or 'auto'."}
+    )
+    zo_distribution: str = field(
+        default="rademacher", metadata={"help": f"Of the noise, one of {DISTRIBUTIONS}."}
+    )
+    zo_num_directions: int = field(default=1, metadata={"help": "Directions of one step."})
+    zo_estimator: str = field(default="two_sided", metadata={"help": f"One of {ESTIMATORS}."})
+    zo_schedule: str = field(
+        default="linear", metadata={"help": f"Of the previous update's weight: {SCHEDULES}."}
+    )
+    zo_rounding: str = field(
+        default="auto", metadata={"help": f"Of the update, one of {ROUNDINGS}."}
+    )
+    zo_restore: str = field(
+        default="auto", metadata={"help": f"After a perturbation, one of {RESTORES}."}
+    )
+    zo_seed: int | None = field(
+        default=None, metadata={"help": "Seed of the noise. None takes `seed`."}
+    )
+    zo_backend: str | None = field(
+        default=None, metadata={"help": "Backend of the kernels. None picks by device."}
+    )
+
+    def __post_init__(self):
+        self._validate()
+        self._refuse()
+        self._switch_off()
+        super().__post_init__()
+
+    def zero_order_arguments(self) -> dict[str, Any]:
+        """The keyword arguments of `zopro.ZOPrO`, without parameters and weight decay."""
+        return {
+            "lr": self.learning_rate,
+            "eps": self.zo_eps,
+            "distribution": self.zo_distribution,
+            "num_directions": self.zo_num_directions,
+            "estimator": self.zo_estimator,
+            "rounding": self.zo_rounding,
+            "restore": self.zo_restore,
+            "seed": self.seed if self.zo_seed is None else self.zo_seed,
+            "backend": self.zo_backend,
+        }
+
+    def _validate(self):
+        if self.zo_eps != "auto":
+            self.zo_eps = _number(self.zo_eps)
+        for name, allowed in (
+            ("zo_distribution", DISTRIBUTIONS),
+            ("zo_estimator", ESTIMATORS),
+            ("zo_schedule", SCHEDULES),
+            ("zo_rounding", ROUNDINGS),
+            ("zo_restore", RESTORES),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}.")
+        if not isinstance(self.zo_num_directions, int) or self.zo_num_directions < 1:
+            raise ValueError(
+                "zo_num_directions must be an integer of at least 1, "
+                f"not {self.zo_num_directions!r}."
+            )
+        if self.zo_seed is not None and not 0 <= self.zo_seed < 2**64:
+            raise ValueError(f"zo_seed must be None or lie in [0, 2**64), not {self.zo_seed!r}.")
+
+    def _refuse(self):
+        for name, reason in REFUSED.items():
+            if getattr(self, name, None):
+                raise ValueError(f"{name}={getattr(self, name)!r} is refused: {reason}.")
+        if self.optim != TrainingArguments.default_optim:
+            raise ValueError(
+                f"optim={str(getattr(self.optim, 'value', self.optim))!r} is refused: the optimizer"
+                " of this trainer is ZOPrO; leave `optim` out."
+            )
+
+    def _switch_off(self):
+        for name, (value, reason) in OFF.items():
+            given = getattr(self, name, None)
+            if given and given != value:
+                # The caller of the configuration: above its __init__ and __post_init__.
+                warnings.warn(f"{name}={given!r} is switched off: {reason}.", stacklevel=4)
+                setattr(self, name, value)
+
+
+@dataclass
+class ZOPrOConfig(ZerothOrderArguments, RLOOConfig):
+    """TRL's `RLOOConfig` and the fields of `ZerothOrderArguments`.
+
+    In it `epsilon` is the PPO clip and `beta` the weight of the KL term; what is ours begins with
+    `zo_`. Objective: RLOO (arXiv 2402.14740).
+    """
+
+
+def _number(eps) -> float:
+    """`eps` as a positive finite float; the command line passes it as a string."""
+    try:
+        value = float(eps)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"zo_eps must be a positive number or 'auto', not {eps!r}.")
+    return value

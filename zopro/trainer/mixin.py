@@ -1,0 +1,187 @@
+"""Any Hugging Face trainer, trained by forward passes alone."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from zopro.optimizer import ZOPrO
+
+from .config import ZerothOrderArguments
+from .distributed import (
+    SameWeights,
+    common_seed,
+    mean_loss,
+    refuse_sharded_parameters,
+    refuse_sharding,
+)
+
+
+class ZerothOrderMixin:
+    """Turns `transformers.Trainer` or any child of it into a zeroth-order trainer:
+
+        class ZOSFTTrainer(ZerothOrderMixin, SFTTrainer):
+            pass
+
+    with a configuration that begins with `ZerothOrderArguments`. The parent's `training_step`
+    runs as it is: it prepares the inputs (for RLOO and GRPO it generates and scores), counts,
+    times and scales. Where it asks `compute_loss` for a loss to differentiate, `ZOPrO.estimate`
+    evaluates the parent's `compute_loss` at perturbed weights instead, without a graph, and the
+    loop's `optimizer.step()` applies the update. Generation, metrics, callbacks, learning-rate
+    schedules, gradient accumulation (all micro-batches of a step share its directions),
+    checkpoints and resumption are the parent's. What differs:
+
+    - The loss reported is the mean over the evaluations, metrics of `compute_loss` likewise;
+      counters move once a batch. `grad_norm` is the root mean square of the slopes along the
+      directions of the last step, an estimate of the gradient's norm.
+    - In training every submodule is in eval mode (no dropout, so both signs see the same
+      function; batch norms use their running statistics); the model's own flag stays `training`.
+    - Several ranks each hold the whole model and average their losses; see `distributed`.
+
+    Sources: MeZO (arXiv 2305.17333) for forward-only fine-tuning, ZOPrO (arXiv 2503.03460) for
+    targeted directions.
+    """
+
+    def create_accelerator_and_postprocess(self):
+        """After the parent's: refuse what cannot work, and prepare models as for evaluation."""
+        if not isinstance(self.args, ZerothOrderArguments):
+            raise TypeError(
+                f"args is a {type(self.args).__name__}, which has no zeroth-order fields: use"
+                f" ZOPrOConfig, or a class of (ZerothOrderArguments, {type(self.args).__name__})."
+            )
+        super().create_accelerator_and_postprocess()
+        refuse_sharding(self.accelerator, self.args)
+        if self.accelerator.mixed_precision == "fp16":
+            raise ValueError(
+                "mixed_precision='fp16' is refused: loss scaling is made for gradients; use bf16"
+                " or load the model in bfloat16."
+            )
+        # No backward, so no DistributedDataParallel: its gradient buckets are as large as the
+        # trainable weights.
+        self.accelerator.prepare_model = functools.partial(
+            self.accelerator.prepare_model, evaluation_mode=True
+        )
+
+    def create_optimizer(self, model=None) -> ZOPrO:
+        """Replaces the parent's: ZOPrO over the named trainable parameters of `model`.
+
+        Biases and norms are not decayed, as in the parent. An optimizer passed to the constructor
+        must be a ZOPrO (TypeError).
+        """
+        if getattr(self, "optimizer_cls_and_kwargs", None) is not None:
+            raise TypeError("optimizer_cls_and_kwargs is refused: the optimizer here is ZOPrO.")
+        if self.optimizer is None:
+            self.optimizer = self._build_optimizer(self.model if model is None else model)
+        if not isinstance(self.zopro, ZOPrO):
+            raise TypeError(
+                f"optimizers holds a {type(self.zopro).__name__}, which needs gradients: pass a"
+                " zopro.ZOPrO, or none and set the fields that begin with `zo_`."
+            )
+        if not any(isinstance(c, SameWeights) for c in self.callback_handler.callbacks):
+            self.add_callback(SameWeights)
+        return self.optimizer
+
+    @property
+    def zopro(self) -> ZOPrO | None:
+        """The optimizer itself, without accelerate's wrapper; None before it is created."""
+        return getattr(self.optimizer, "optimizer", self.optimizer)
+
+    def set_targets(
+        self,
+        policy_update: Mapping[str, torch.Tensor] | Sequence[torch.Tensor],
+        reward_update: Mapping[str, torch.Tensor] | Sequence[torch.Tensor] | None = None,
+        schedule: Any = None,
+        steps: int | None = None,
+    ) -> None:
+        """Directions of the next `train()` are drawn near the previous update (ZOPrO).
+
+        Arguments as for `ZOPrO.set_targets`: tensors of the trainable parameters' shapes, in
+        their order or by the names of `model.named_parameters()`. `schedule` defaults to
+        `args.zo_schedule`, `steps` to the number of steps of the training run.
+        """
+        schedule = self.args.zo_schedule if schedule is None else schedule
+        self._targets = (policy_update, reward_update, schedule, steps)
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        """Before the parent's: hand waiting targets on, now that the number of steps is known."""
+        targets, self._targets = getattr(self, "_targets", None), None
+        if targets is not None:
+            policy_update, reward_update, schedule, steps = targets
+            steps = num_training_steps if steps is None else steps
+            self.zopro.set_targets(policy_update, reward_update, schedule=schedule, steps=steps)
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """In a training step: an estimate from the parent's loss. In evaluation: the parent's.
+
+        Returns a scalar that is a leaf of autograd, so that the parent's `backward` ends in it
+        and touches no parameter.
+        """
+        parent = functools.partial(super().compute_loss, num_items_in_batch=num_items_in_batch)
+        if not self.model.training or return_outputs:
+            return parent(model, inputs, return_outputs)
+
+        # The parent adds up the losses of the micro-batches of a step, ZOPrO averages them.
+        share = self._steps_in_loss(num_items_in_batch)
+        first: dict[str, int] = {}
+
+        @torch.no_grad()
+        def closure() -> torch.Tensor:
+            torch.clear_autocast_cache()  # an outer autocast would keep the unperturbed weights
+            loss = parent(model, {**inputs})  # a copy: some parents pop their labels
+            counters = {k: v for k, v in vars(self).items() if type(v) is int}
+            if first:  # the batch is the same, however often it is evaluated
+                vars(self).update({k: first.get(k, v) for k, v in counters.items()})
+            else:
+                first.update(counters)
+            return mean_loss(self.accelerator, loss * share)
+
+        loss = self.zopro.estimate(closure) / share
+        return loss.detach().requires_grad_()
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """Before the parent's: a `grad_norm` that means something, and the steps skipped."""
+        optimizer = self.zopro
+        last = getattr(optimizer, "last", None)
+        if last is not None and "grad_norm" in logs:
+            slopes = last.projected_gradients
+            logs["grad_norm"] = (sum(g * g for g in slopes) / len(slopes)) ** 0.5
+            if optimizer.skipped_steps:
+                logs["zo_skipped_steps"] = optimizer.skipped_steps
+        super().log(logs, *args, **kwargs)
+
+    def _prepare_inputs(self, inputs):
+        # The parent's training_step has just called model.train(). Its metrics read the flag of
+        # the model itself, dropout those of the modules inside; generation must be without too.
+        if self.model.training:
+            for child in self.model.children():
+                child.eval()
+        return super()._prepare_inputs(inputs)
+
+    def _steps_in_loss(self, num_items_in_batch) -> int:
+        # By how many micro-batches the parent's compute_loss has divided its loss already. The
+        # rule is Trainer.training_step's.
+        scaled = getattr(self, "loss_is_scaled_for_ga", None)
+        if scaled is None:
+            scaled = (
+                self.model_accepts_loss_kwargs and num_items_in_batch is not None
+            ) or self.compute_loss_func is not None
+        return self.current_gradient_accumulation_steps if scaled else 1
+
+    def _build_optimizer(self, model) -> ZOPrO:
+        trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        refuse_sharded_parameters(trainable.items())
+        decayed = set(self.get_decay_parameter_names(model)) if self.args.weight_decay else set()
+        groups = [
+            {
+                "params": [(n, p) for n, p in trainable.items() if (n in decayed) is decay],
+                "weight_decay": self.args.weight_decay if decay else 0.0,
+            }
+            for decay in (True, False)
+        ]
+        groups = [group for group in groups if group["params"]]
+        if not groups:
+            raise ValueError("The model has no parameter that requires a gradient to train.")
+        arguments = self.args.zero_order_arguments()
+        return ZOPrO(groups, **{**arguments, "seed": common_seed(arguments["seed"])})
