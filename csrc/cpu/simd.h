@@ -48,80 +48,89 @@ inline VecU iota() {
     return v;
 }
 
-// words[4 * lane + w] = c[w][lane]: 4x4 transposes inside 128-bit lanes, stored lane by lane.
-inline void store_interleaved(const VecU c[4], uint32_t* words) {
+// ---- Philox on vectors ------------------------------------------------------------------------
+// One call a 64-bit lane, its word in the low half and anything in the high half: the widening
+// multiply reads low halves only and leaves both halves of the product in place, so a round is two
+// multiplies, two shifts and four xors, with nothing to mask or move.
 #if defined(__AVX512F__)
-    const __m512i* x = (const __m512i*)c;
-    const __m512i t0 = _mm512_unpacklo_epi32(x[0], x[1]), t1 = _mm512_unpackhi_epi32(x[0], x[1]);
-    const __m512i t2 = _mm512_unpacklo_epi32(x[2], x[3]), t3 = _mm512_unpackhi_epi32(x[2], x[3]);
-    const __m512i r[4] = {_mm512_unpacklo_epi64(t0, t2), _mm512_unpackhi_epi64(t0, t2),
-                          _mm512_unpacklo_epi64(t1, t3), _mm512_unpackhi_epi64(t1, t3)};
+typedef __m512i Wide;
+inline Wide multiply(Wide a, Wide b) { return _mm512_mul_epu32(a, b); }
+inline Wide high_half(Wide a) { return _mm512_srli_epi64(a, 32); }
+inline Wide pair(Wide low, Wide high) {
+    return _mm512_mask_blend_epi32(0xAAAA, low, _mm512_slli_epi64(high, 32));
+}
+inline Wide even_lanes(Wide a, Wide b) { return _mm512_unpacklo_epi64(a, b); }
+inline Wide odd_lanes(Wide a, Wide b) { return _mm512_unpackhi_epi64(a, b); }
 #elif defined(__AVX2__)
-    const __m256i* x = (const __m256i*)c;
-    const __m256i t0 = _mm256_unpacklo_epi32(x[0], x[1]), t1 = _mm256_unpackhi_epi32(x[0], x[1]);
-    const __m256i t2 = _mm256_unpacklo_epi32(x[2], x[3]), t3 = _mm256_unpackhi_epi32(x[2], x[3]);
-    const __m256i r[4] = {_mm256_unpacklo_epi64(t0, t2), _mm256_unpackhi_epi64(t0, t2),
-                          _mm256_unpacklo_epi64(t1, t3), _mm256_unpackhi_epi64(t1, t3)};
+typedef __m256i Wide;
+inline Wide multiply(Wide a, Wide b) { return _mm256_mul_epu32(a, b); }
+inline Wide high_half(Wide a) { return _mm256_srli_epi64(a, 32); }
+inline Wide pair(Wide low, Wide high) {
+    return _mm256_blend_epi32(low, _mm256_slli_epi64(high, 32), 0xAA);
+}
+inline Wide even_lanes(Wide a, Wide b) { return _mm256_unpacklo_epi64(a, b); }
+inline Wide odd_lanes(Wide a, Wide b) { return _mm256_unpackhi_epi64(a, b); }
 #endif
+
 #if defined(__AVX2__)
-    for (int j = 0; j < 4; ++j)
-        for (int q = 0; q < LANES / 4; ++q)
-            __builtin_memcpy(words + 16 * q + 4 * j, (const char*)&r[j] + 16 * q, 16);
-#else
-    for (int w = 0; w < 4; ++w)
-        for (int l = 0; l < LANES; ++l) words[4 * l + w] = c[w][l];
-#endif
+constexpr int CALLS = sizeof(Wide) / 8;  // at a time
+
+inline Wide splat64(uint32_t x) {
+    typedef uint64_t Vec __attribute__((vector_size(sizeof(Wide))));
+    return (Wide)(uint64_t(x) - Vec{});
+}
+inline Wide lane_numbers() {
+    typedef uint64_t Vec __attribute__((vector_size(sizeof(Wide))));
+    Vec v;
+    for (int l = 0; l < CALLS; ++l) v[l] = l;
+    return (Wide)v;
 }
 
-// High and low halves of 32x32-bit products. x86 multiplies the even lanes of 64-bit pairs, so the
-// odd lanes are shifted down, and the halves are put back in their places.
-inline void multiply(uint32_t m, VecU a, VecU& high, VecU& low) {
-#if defined(__AVX512F__)
-    const __m512i x = (__m512i)a, y = _mm512_set1_epi32(int(m));
-    const __m512i even = _mm512_mul_epu32(x, y);
-    const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(x, 32), y);
-    high = (VecU)_mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
-    low = (VecU)_mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
-#elif defined(__AVX2__)
-    const __m256i x = (__m256i)a, y = _mm256_set1_epi32(int(m));
-    const __m256i even = _mm256_mul_epu32(x, y);
-    const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), y);
-    high = (VecU)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
-    low = (VecU)_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
-#else
-    for (int l = 0; l < LANES; ++l) high[l] = mul_high(m, a[l]);
-    low = m * a;
-#endif
-}
-
-// Calls `first` .. `first + 31` of a stream, as 128 words in memory order (call-major). Two
-// vectors of calls advance together: one alone would wait for its multiplications.
+// Calls `first` .. `first + 31` of a stream as 128 words in memory order (call-major); `first` is
+// a multiple of 32. GROUPS vectors advance together, or each would wait for its multiplications.
 inline void philox32(const Stream& s, uint64_t first, Domain domain, uint32_t* words) {
-    for (int group = 0; group < 32; group += 2 * LANES) {
-        VecU c[2][4];
-        for (int g = 0; g < 2; ++g) {
-            // `first` is a multiple of 32: the lanes never carry into the high half.
-            c[g][0] = splat(uint32_t(first) + group + g * LANES) + iota();
-            c[g][1] = splat(uint32_t(first >> 32) | (uint32_t(domain) << 29));
-            c[g][2] = splat(s.param);
-            c[g][3] = splat(s.stream);
+    constexpr int GROUPS = CALLS == 8 ? 4 : 2;  // as many as the registers hold
+    const Wide m0 = splat64(0xD2511F53u), m1 = splat64(0xCD9E8D57u);
+    Wide keys[10][2];
+    for (uint32_t round = 0; round < 10; ++round) {
+        keys[round][0] = splat64(uint32_t(s.seed) + round * 0x9E3779B9u);
+        keys[round][1] = splat64(uint32_t(s.seed >> 32) + round * 0xBB67AE85u);
+    }
+    for (int at = 0; at < 32; at += GROUPS * CALLS) {
+        Wide c[GROUPS][4];
+        for (int g = 0; g < GROUPS; ++g) {
+            c[g][0] = splat64(uint32_t(first) + at + g * CALLS) + lane_numbers();
+            c[g][1] = splat64(uint32_t(first >> 32) | (uint32_t(domain) << 29));
+            c[g][2] = splat64(s.param);
+            c[g][3] = splat64(s.stream);
         }
-        uint32_t k0 = uint32_t(s.seed), k1 = uint32_t(s.seed >> 32);
         for (int round = 0; round < 10; ++round) {
-            for (int g = 0; g < 2; ++g) {
-                VecU h0, l0, h1, l1;
-                multiply(0xD2511F53u, c[g][0], h0, l0);
-                multiply(0xCD9E8D57u, c[g][2], h1, l1);
-                c[g][0] = h1 ^ c[g][1] ^ k0;
-                c[g][1] = l1;
-                c[g][2] = h0 ^ c[g][3] ^ k1;
-                c[g][3] = l0;
+            for (int g = 0; g < GROUPS; ++g) {
+                const Wide p0 = multiply(c[g][0], m0), p1 = multiply(c[g][2], m1);
+                c[g][0] = high_half(p1) ^ c[g][1] ^ keys[round][0];
+                c[g][1] = p1;
+                c[g][2] = high_half(p0) ^ c[g][3] ^ keys[round][1];
+                c[g][3] = p0;
             }
-            k0 += 0x9E3779B9u;
-            k1 += 0xBB67AE85u;
         }
-        for (int g = 0; g < 2; ++g) store_interleaved(c[g], words + 4 * (group + g * LANES));
+        for (int g = 0; g < GROUPS; ++g) {
+            const Wide w01 = pair(c[g][0], c[g][1]), w23 = pair(c[g][2], c[g][3]);
+            const Wide even = even_lanes(w01, w23), odd = odd_lanes(w01, w23);
+            for (int l = 0; l < CALLS; l += 2) {  // 16 bytes a call
+                uint32_t* to = words + 4 * (at + g * CALLS + l);
+                __builtin_memcpy(to, (const char*)&even + 8 * l, 16);
+                __builtin_memcpy(to + 4, (const char*)&odd + 8 * l, 16);
+            }
+        }
     }
 }
+#else
+inline void philox32(const Stream& s, uint64_t first, Domain domain, uint32_t* words) {
+    for (int call = 0; call < 32; ++call) {
+        const Words w = random_words(s, first + call, domain);
+        __builtin_memcpy(words + 4 * call, w.w, 16);
+    }
+}
+#endif
 
 }  // namespace zopro::cpu::ZOPRO_ISA
