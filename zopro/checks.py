@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import zopro_kernels as zk
+
 DISTRIBUTIONS = ("rademacher", "gaussian")
 ESTIMATORS = ("two_sided", "one_sided")
 ROUNDINGS = ("auto", "nearest", "stochastic")
@@ -44,8 +46,9 @@ def number(name: str, value: Any, low: float, *, open_low: bool = False) -> floa
         raise TypeError(f"{name}={value!r} is no number: give a float")
     out = float(value)
     if not math.isfinite(out) or out < low or (open_low and out == low):
-        needed = f"above {low:g}" if open_low else f"of at least {low:g}"
-        raise ValueError(f"{name}={value!r} is not allowed: give a finite number {needed}")
+        needed = f" above {low:g}" if open_low else f" of at least {low:g}"
+        needed = "" if low == -math.inf else needed
+        raise ValueError(f"{name}={value!r} is not allowed: give a finite number{needed}")
     return out
 
 
@@ -74,6 +77,34 @@ def parameter(label: str, p: Tensor) -> None:
         raise ValueError(f"{label} is expanded (stride 0): give a tensor that owns its elements")
     if hasattr(p, "device_mesh"):
         raise ValueError(f"{label} is sharded over a device mesh: give unsharded parameters")
+
+
+def parameter_list(params: Any) -> Any:
+    """`params` as a list, refused when empty; a lone tensor is left to torch's own refusal."""
+    if isinstance(params, Tensor):
+        return params
+    params = list(params)
+    if not params:
+        raise ValueError("params is empty: give model.parameters() (an iterator serves only once)")
+    return params
+
+
+def no_duplicates(group: dict[str, Any]) -> None:
+    """Refuses a tensor given twice: it would be perturbed twice, along another direction."""
+    params = group.get("params") if isinstance(group, dict) else None
+    if params is None or isinstance(params, (Tensor, set)):
+        return  # torch has its own sentences for these
+    group["params"] = params = list(params)
+    tensors = [id(p[1] if isinstance(p, tuple) else p) for p in params]
+    if len(set(tensors)) != len(tensors):
+        raise ValueError("params holds the same parameter twice: give each one once")
+
+
+def backend(name: Any) -> str | None:
+    if name is not None and name not in zk.backends():
+        known = ", ".join(repr(b) for b in zk.backends())
+        raise ValueError(f"backend={name!r} is not known: use one of {known}, or None")
+    return name
 
 
 def loss_value(loss: Any) -> tuple[float, Tensor | None]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import zopro_kernels as zk
 from torch import Tensor
+
+import zopro_kernels as zk
 
 MASK = (1 << 64) - 1
 
@@ -15,7 +16,7 @@ DIRECTION, ROUNDING, CALIBRATION = 0, 1, 2
 
 
 def _mix(x: int) -> int:
-    """The output function of splitmix64 (Steele, Lea, Flood, OOPSLA 2014), a bijection of 64 bits."""
+    """The output function of splitmix64 (Steele, Lea, Flood, OOPSLA 2014): a bijection."""
     x = (x + 0x9E3779B97F4A7C15) & MASK
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
@@ -105,9 +106,7 @@ def _sum(pairs: list[tuple[Tensor | None, Tensor]]) -> Tensor | None:
     return torch.stack(products).sum(dim=0) if products else None
 
 
-def plain_directions(seed: int, step: int, count: int, tensors: int) -> list[Direction]:
-    """The K directions z = n of step `step`: one seed, stream = the number of the direction."""
-    step_seed = derive_seed(seed, DIRECTION, step)
-    return [
-        Direction(step_seed, k, torch.ones(tensors, dtype=torch.float64)) for k in range(count)
-    ]
+def draw(seed: int, count: int, tensors: int) -> list[Direction]:
+    """`count` plain directions z = n: one seed, the stream is the direction's number."""
+    ones = torch.ones(tensors, dtype=torch.float64)
+    return [Direction(seed, k, ones) for k in range(count)]

@@ -3,59 +3,59 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
-from . import checks
-from .directions import ROUNDING, Plan, derive_seed, plain_directions
-from .restore import choose_policy
+from . import checkpoint, checks, schedules, targets
+from .engine import Engine
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class StepReport:
-    """What a step measured and did. K directions; means over the estimates of the step.
+class ZOPrO(Engine):
+    """Zeroth-order preference optimisation (arXiv 2503.03460), and plain SPSA without targets.
 
-    losses_minus is L(theta - eps z), or with estimator="one_sided" the baseline L(theta), K times.
-    projected_gradients is the slope along z: (L+ - L-) / (2 eps), or (L+ - L) / eps, with the eps
-    of the first group. eps and lr have one entry a group.
+    A step measures the loss at theta +- eps z along seeded directions z that are never stored
+    (SPSA: Spall 1992; in place: MeZO, arXiv 2305.17333) and walks along them:
+
+        g_k = (L(theta + eps z_k) - L(theta - eps z_k)) / (2 eps)
+        theta <- theta - lr (mean_k g_k z_k + weight_decay theta)
+
+    with z of root mean square 1 an element. Each z depends on (seed, step, k, index of the
+    parameter) alone; no global random generator is read or moved.
+
+    params: parameters, (name, parameter) pairs, or groups with their own lr, eps, weight_decay,
+        maximize. fp32, bf16 or fp16, dense; written in place. Those that do not require grad are
+        left alone. A parameter's index in the noise law is its place among the trainable ones.
+    lr: step size, at least 0. Several schedulers may change it between steps.
+    eps: rms of the perturbation an element, in the weights' units, or "auto": the first estimate
+        looks for the smallest that rises clear of the loss's noise (see zopro.auto_eps; about 50
+        to 100 more closure calls, once) and sets the groups' eps to it.
+    distribution: of the noise, "rademacher" (+1 or -1) or "gaussian".
+    weight_decay: decoupled, as in AdamW; at least 0.
+    num_directions: K, averaged in each step: 2 K closure calls, or K + 1 one-sided.
+    estimator: "two_sided" as above, or "one_sided": (L(theta + eps z_k) - L(theta)) / eps, one
+        L(theta) for all k.
+    rounding: of bf16 and fp16 stores: "stochastic" (unbiased, fresh random bits each pass),
+        "nearest", or "auto", which is stochastic. fp32 is stored as it is.
+    restore: "exact" keeps a copy of the trainable weights and returns the very bits; "inplace"
+        takes no memory, and each pass leaves a rounding error of one unit in the last place or
+        less; "auto" is exact up to 1 GiB of trainable weights (`restore_policy` tells).
+    seed: in [0, 2^64); the same on all ranks of a distributed run.
+    maximize: climb instead of descend.
+    backend: of zopro_kernels ("cuda", "triton", "cpu", "reference"); None picks the fastest.
+
+    `last` is the StepReport of the last step, `skipped_steps` counts those whose losses were not
+    all finite. Raises ValueError or TypeError for an argument or parameter that does not serve.
     """
 
-    step: int
-    seed: int
-    loss: float
-    losses_plus: tuple[float, ...]
-    losses_minus: tuple[float, ...]
-    projected_gradients: tuple[float, ...]
-    eps: tuple[float, ...]
-    lr: tuple[float, ...]
-    estimates: int
-    skipped: bool
-
-
-@dataclass
-class _Pending:
-    """Sums over the estimates that wait for a step: [K] each, and every loss for the mean."""
-
-    plus: list[float]
-    minus: list[float]
-    losses: list[float] = field(default_factory=list)
-    estimates: int = 0
-
-
-class ZOPrO(Optimizer):
     def __init__(
         self,
-        params,
-        lr: float = 1e-4,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-4,
         eps: float | str = 1e-3,
         distribution: str = "rademacher",
         weight_decay: float = 0.0,
@@ -73,21 +73,13 @@ class ZOPrO(Optimizer):
         self._restore = checks.choice("restore", restore, checks.RESTORES)
         self._num_directions = checks.integer("num_directions", num_directions, 1)
         self._seed = checks.integer("seed", seed, 0, 2**64)
-        self._backend = backend
-        self._step_count = 0
-        self._passes = 0
-        self._indices: dict[Tensor, int] = {}
-        self._plan: Plan | None = None
-        self._pending: _Pending | None = None
-        self._weights = None
-        self._defer_restore = False
-        self.skipped_steps = 0
-        self.last: StepReport | None = None
-        defaults = dict(lr=lr, eps=eps, weight_decay=weight_decay, maximize=maximize)
+        self._backend = checks.backend(backend)
+        defaults = {"lr": lr, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
         checks.group_options(defaults)
-        super().__init__(params, defaults)
+        super().__init__(checks.parameter_list(params), defaults)
         if not self._indices:
             raise ValueError("params has no parameter that requires grad: nothing to train")
+        logger.info("ZOPrO restores its %d tensors %s", len(self._indices), self.restore_policy)
 
     @property
     def step_count(self) -> int:
@@ -96,175 +88,147 @@ class ZOPrO(Optimizer):
 
     @property
     def restore_policy(self) -> str:
-        """ "exact" or "inplace": what restore="auto" came to."""
+        """The restore in force, "exact" or "inplace"."""
         return self._weights.policy
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        if self._pending is not None:
-            raise RuntimeError("add_param_group: estimates wait for a step; call step() first")
+        """Adds a group as torch does; its trainable parameters take the next indices."""
+        self._idle("add_param_group", no_estimates=True)
+        checks.no_duplicates(param_group)
         super().add_param_group(param_group)
+        known = dict(self._indices)
         try:
             checks.group_options(self.param_groups[-1])
             self._index_trainable()
         except BaseException:
             self.param_groups.pop()
+            self._indices = known
             raise
         self._plan = None
-        self._weights = choose_policy(self._restore, list(self._indices))(self._rounding_seed)
+        self._choose_weights()
 
     def estimate(self, closure: Callable[[], Any]) -> Tensor:
+        """Measures the slope along this step's directions; returns the mean loss, 0-dim.
+
+        closure() returns the loss (a scalar tensor or a number) of one batch, the same for both
+        signs; it runs without a graph. Called again before `step`, it accumulates: the step uses
+        the mean of the slopes. The weights are theta again afterwards, also when the closure
+        raises, and its error goes on. Raises TypeError or ValueError for what is no scalar.
+        """
         try:
             loss = self._measure(closure)
         except BaseException:
-            self._weights.home()
+            if self._busy is None:  # else the weights belong to whoever is busy with them
+                self._weights.home()
             raise
         if not self._defer_restore:
             self._weights.home()
         return loss
 
     def step(self, closure: Callable[[], Any] | None = None) -> Tensor | None:
+        """Applies the update of the estimates so far; with `closure`, estimates first.
+
+        Restore and update are one pass. Returns the mean of the closure's losses (None without a
+        closure). If a loss of this step was not finite the weights stay as they were, the step is
+        counted in `skipped_steps`, and the next one takes the next direction. Raises RuntimeError
+        where there is no estimate.
+        """
         loss = None
         try:
             if closure is not None:
                 loss = self._measure(closure)
-            self._apply()
+            self._finish_step()
         finally:
-            self._weights.home()
+            if self._busy is None:
+                self._weights.home()
         return loss
 
     @contextmanager
     def perturbed(self, sign: float, direction: int = 0) -> Iterator[None]:
-        scale = float(sign)
+        """Inside, the weights are theta + sign eps z of the step in progress; theta again on exit.
+
+        `sign` is any finite number; `direction` one of the num_directions. The exit restores after
+        an error too. Raises RuntimeError inside another `perturbed` or a closure.
+        """
+        scale = checks.number("sign", sign, -float("inf"))
         k = checks.integer("direction", direction, 0, self._num_directions)
+        self._idle("perturbed")
+        if any(group["eps"] == "auto" for group in self.param_groups):
+            raise RuntimeError(
+                "perturbed: eps='auto' is settled by the first estimate; call "
+                "estimate(closure) first, or give eps as a number"
+            )
         plan = self._current_plan()
-        if self._weights.away:
-            raise RuntimeError("perturbed: the weights are perturbed already; leave that first")
         try:
+            self._busy = "perturbed"
+            self._weights.home()
             self._weights.move(plan, plan.directions[k], plan.eps * scale)
             yield
         finally:
+            self._busy = None
             self._weights.home()
 
-    def _rounding_seed(self) -> int:
-        """Fresh for every pass, so that the roundings of two passes are independent."""
-        self._passes += 1
-        return derive_seed(self._seed, ROUNDING, self._passes)
+    def set_targets(
+        self,
+        policy_update: Sequence[Tensor] | Mapping[str, Tensor],
+        reward_update: Sequence[Tensor | None] | Mapping[str, Tensor] | None = None,
+        schedule: str | schedules.Schedule = "linear",
+        steps: int | None = None,
+        half_life: float = 0.1,
+    ) -> None:
+        """Aims the directions of the next steps: see zopro.targets for the formulas.
 
-    def _index_trainable(self) -> None:
-        for g, group in enumerate(self.param_groups):
-            for i, p in enumerate(group["params"]):
-                if p.requires_grad and p not in self._indices:
-                    checks.parameter(f"parameter {i} of group {g}", p)
-                    self._indices[p] = len(self._indices)
+        policy_update: the policy's previous update, a tensor for each trainable parameter, of its
+            shape, in parameter order or by name (then build ZOPrO from named_parameters()).
+        reward_update: the reward model's, likewise; where it is None, absent or 0, z is not made
+            orthogonal to it. Both are copied, as fp32 on the parameters' devices.
+        schedule: of the previous update's weight d over `steps` steps from now: "linear",
+            "cosine", "exponential" (halved every `half_life` * steps), "constant", or a callable
+            (step, steps) -> d with d at most 1; below 0 counts as 0.
+        Raises ValueError or TypeError for wrong counts, shapes, names, an unknown schedule, numbers
+        that are not finite, or a group whose policy_update is 0; nothing is changed then.
+        """
+        self._idle("set_targets", no_estimates=True)
+        function = schedules.resolve(schedule, steps, half_life)
+        schedules.weight(function, 0, steps)
+        members = self._members()
+        params = [p for p, _, _ in members]
+        names = [n for _, n, _ in members]
+        named = None if None in names else names
+        policy = targets.aligned("policy_update", policy_update, params, named, partial=False)
+        reward = [None] * len(params)
+        if reward_update is not None:
+            reward = targets.aligned("reward_update", reward_update, params, named, partial=True)
+        built = targets.build(params, policy, reward, schedule, steps, half_life, self._step_count)
+        targets.check_groups(built, params, [g for _, _, g in members])
+        self._targets, self._plan = built, None
 
-    def _current_plan(self) -> Plan:
-        if self._plan is None:
-            self._index_trainable()
-            members = [
-                (p, g)
-                for g, group in enumerate(self.param_groups)
-                for p in group["params"]
-                if p.requires_grad
-            ]
-            eps = [float(self.param_groups[g]["eps"]) for _, g in members]
-            self._plan = Plan(
-                tensors=[p for p, _ in members],
-                indices=[self._indices[p] for p, _ in members],
-                group_of=[g for _, g in members],
-                eps=torch.tensor(eps, dtype=torch.float64),
-                directions=plain_directions(
-                    self._seed, self._step_count, self._num_directions, len(members)
-                ),
-                distribution=self._distribution,
-                rounding="nearest" if self._rounding == "nearest" else "stochastic",
-                backend=self._backend,
-            )
-        return self._plan
-
-    @torch.no_grad()
-    def _measure(self, closure: Callable[[], Any]) -> Tensor:
-        plan = self._current_plan()
-        losses: list[float] = []
-        kind: list[Tensor | None] = []
-
-        def evaluate() -> float:
-            value, tensor = checks.loss_value(closure())
-            losses.append(value)
-            kind.append(tensor)
-            return value
-
-        plus, minus = [], []
-        if self._estimator == "one_sided":
-            self._weights.home()
-            baseline = evaluate()
-        for direction in plan.directions:
-            self._weights.move(plan, direction, plan.eps)
-            plus.append(evaluate())
-            if self._estimator == "two_sided":
-                self._weights.move(plan, direction, -plan.eps)
-                minus.append(evaluate())
-            else:
-                minus.append(baseline)
-        if self._pending is None:
-            self._pending = _Pending([0.0] * len(plus), [0.0] * len(minus))
-        pending = self._pending
-        pending.plus = [a + b for a, b in zip(pending.plus, plus)]
-        pending.minus = [a + b for a, b in zip(pending.minus, minus)]
-        pending.losses += losses
-        pending.estimates += 1
-        mean = sum(losses) / len(losses)
-        like = kind[0]
-        if like is None:
-            return torch.tensor(mean, dtype=torch.float64)
-        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        return torch.tensor(mean, dtype=dtype, device=like.device)
-
-    def _apply(self) -> None:
-        pending, plan = self._pending, self._plan
-        if pending is None or plan is None:
-            raise RuntimeError("step() without an estimate: call estimate(closure) first, "
-                               "or step(closure)")  # fmt: skip
-        width = 2.0 if self._estimator == "two_sided" else 1.0
-        slopes = [
-            (a - b) / (width * pending.estimates) for a, b in zip(pending.plus, pending.minus)
-        ]
-        groups = self.param_groups
-        skipped = not all(math.isfinite(loss) for loss in pending.losses)
-        if not skipped:
-            lr = torch.tensor([float(groups[g]["lr"]) for g in plan.group_of], dtype=torch.float64)
-            wd = torch.tensor([float(groups[g]["weight_decay"]) for g in plan.group_of]).double()
-            sign = torch.tensor([-1.0 if groups[g]["maximize"] else 1.0 for g in plan.group_of])
-            rate = -sign.double() * lr / plan.eps / len(slopes)
-            terms = [(d, rate * s) for d, s in zip(plan.directions, slopes)]
-            self._weights.update(plan, terms, 1.0 - lr * wd)
-        self.last = StepReport(
-            step=self._step_count,
-            seed=plan.directions[0].seed,
-            loss=sum(pending.losses) / len(pending.losses),
-            losses_plus=tuple(a / pending.estimates for a in pending.plus),
-            losses_minus=tuple(b / pending.estimates for b in pending.minus),
-            projected_gradients=tuple(s / float(groups[0]["eps"]) for s in slopes),
-            eps=tuple(float(g["eps"]) for g in groups),
-            lr=tuple(float(g["lr"]) for g in groups),
-            estimates=pending.estimates,
-            skipped=skipped,
-        )
-        self.skipped_steps += skipped
-        self._step_count += 1
-        self._pending = self._plan = None
+    def clear_targets(self) -> None:
+        """Back to plain directions."""
+        self._idle("clear_targets", no_estimates=True)
+        self._targets = self._plan = None
 
     def state_dict(self) -> dict[str, Any]:
+        """torch's, plus "zopro": seed, counters, options, waiting estimates, targets, noise law.
+
+        Numbers, strings, lists and tensors only: torch.load(weights_only=True) reads it.
+        """
+        self._idle("state_dict")
         self._weights.home()
         state = super().state_dict()
-        state["zopro"] = dict(
-            seed=self._seed, step=self._step_count, passes=self._passes,
-            skipped_steps=self.skipped_steps,
-        )  # fmt: skip
+        state[checkpoint.KEY] = self._own_state()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        own = state_dict["zopro"]
-        super().load_state_dict({k: v for k, v in state_dict.items() if k != "zopro"})
-        self._seed, self._step_count = own["seed"], own["step"]
-        self._passes, self.skipped_steps = own["passes"], own["skipped_steps"]
-        self._plan = self._pending = None
+        """Continues the very path of the optimizer that wrote `state_dict`.
+
+        Seed, counters, distribution, estimator, num_directions, targets and waiting estimates
+        come from it, as the groups' options do; restore, rounding and backend stay. Raises
+        ValueError for a state of another optimizer, model or noise law; nothing is changed then.
+        """
+        self._idle("load_state_dict")
+        own = checkpoint.check(state_dict, self._flat())
+        loaded = checkpoint.unpack_targets(own["targets"], self._flat(), self._targets)
+        self._weights.home()
+        super().load_state_dict(state_dict)
+        self._take_state(own, loaded)

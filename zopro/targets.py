@@ -1,0 +1,191 @@
+"""Targeted directions: near the previous policy update, orthogonal to the reward model's update.
+
+Source of the formulas: ZOPrO (arXiv 2503.03460). For each tensor, with n the seeded noise, `prev`
+the policy's previous update, u the reward model's, v = u / ||u||:
+
+    p = n - (v . n) v                     orthogonal to the reward's update
+    p = p ||prev|| / (||p|| + 1e-8)       as long as the previous update
+    z = d prev + sqrt(1 - d^2) p
+
+All of it is linear in n, prev and v, so a direction is three numbers a tensor, from v.n and n.n.
+z is then scaled by sqrt(numel) / ||prev|| over its parameter group, to root mean square 1 in
+expectation over n: eps and lr mean the same as for plain directions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import zopro_kernels as zk
+
+from . import schedules
+from .directions import Direction, Plan
+
+# ||p||^2 below this share of ||n||^2 is the rounding of its two terms (v has fp32 elements), as in
+# a tensor of one element: p counts as 0 there.
+PARALLEL = 1e-6
+
+
+@dataclass(eq=False)
+class Targets:
+    """prev and v of each trainable parameter (fp32, on its device), and the weight's schedule."""
+
+    prev: dict[Tensor, Tensor]
+    v: dict[Tensor, Tensor | None]
+    norm: dict[Tensor, float]  # ||prev||
+    schedule: str | schedules.Schedule
+    steps: int | None
+    half_life: float
+    start: int  # the optimizer's step at which d = schedule(0, steps)
+
+    def weight(self, step: int) -> float:
+        function = schedules.resolve(self.schedule, self.steps, self.half_life)
+        return schedules.weight(function, step - self.start, self.steps)
+
+
+def aligned(
+    argument: str, update: Any, params: list[Tensor], names: list[str] | None, *, partial: bool
+) -> list[Tensor | None]:
+    """One tensor (or, with `partial`, None) for each parameter, from a sequence or a mapping."""
+    if isinstance(update, Mapping):
+        if names is None:
+            raise ValueError(
+                f"{argument} is a mapping, but the parameters have no names: build "
+                "ZOPrO from model.named_parameters(), or give a sequence"
+            )
+        missing = [name for name in names if name not in update]
+        if missing and not partial:
+            raise ValueError(
+                f"{argument} has no entry for parameter {missing[0]!r}: give one for "
+                "each parameter that requires grad"
+            )
+        update = [update.get(name) for name in names]
+    elif isinstance(update, Tensor) or not isinstance(update, Iterable):
+        raise TypeError(
+            f"{argument} is a {type(update).__name__}: give a sequence of tensors in "
+            "parameter order, or a mapping by name"
+        )
+    update = list(update)
+    if len(update) != len(params):
+        raise ValueError(
+            f"{argument} has {len(update)} tensors for {len(params)} parameters that "
+            "require grad: give one for each"
+        )
+    for i, (given, p) in enumerate(zip(update, params)):
+        if given is not None or not partial:
+            _check_update(f"{argument}[{i if names is None else names[i]!r}]", given, p)
+    return update
+
+
+def _check_update(label: str, given: Any, p: Tensor) -> None:
+    if not isinstance(given, Tensor):
+        raise TypeError(f"{label} is a {type(given).__name__}: give a torch.Tensor")
+    if given.shape != p.shape:
+        raise ValueError(
+            f"{label} has shape {tuple(given.shape)} where its parameter has "
+            f"{tuple(p.shape)}: give the same shape"
+        )
+    if not given.is_floating_point() or given.device.type == "meta":
+        raise TypeError(f"{label} is {given.dtype} on {given.device}: give real numbers in memory")
+    if not bool(torch.isfinite(given).all()):
+        raise ValueError(f"{label} holds a number that is not finite: give finite numbers")
+
+
+def build(
+    params: list[Tensor],
+    policy: list[Tensor],
+    reward: list[Tensor | None],
+    schedule: str | schedules.Schedule,
+    steps: int | None,
+    half_life: float,
+    start: int,
+) -> Targets:
+    """Copies `policy` and normalises `reward`, both in fp32 on the parameters' devices."""
+    prev = {p: _private(update, p) for p, update in zip(params, policy)}
+    v: dict[Tensor, Tensor | None] = {}
+    for p, u in zip(params, reward):
+        v[p] = None if u is None else _private(u, p)
+        norm_u = 0.0 if u is None else length(v[p])
+        v[p] = v[p].div_(norm_u) if norm_u > 0.0 else None
+    norm = {p: length(update) for p, update in prev.items()}
+    return Targets(prev, v, norm, schedule, steps, half_life, start)
+
+
+def _private(update: Tensor, p: Tensor) -> Tensor:
+    return update.detach().to(p.device, torch.float32, copy=True).contiguous()
+
+
+def length(x: Tensor) -> float:
+    """Euclidean norm, summed in fp64."""
+    return torch.linalg.vector_norm(x, dtype=torch.float64).item()
+
+
+def check_groups(targets: Targets, params: list[Tensor], group_of: list[int]) -> None:
+    """Refuses a group whose previous update is 0: no length to scale its direction to."""
+    for g in set(group_of):
+        if all(targets.norm[p] == 0.0 for p, group in zip(params, group_of) if group == g):
+            raise ValueError(
+                f"policy_update is 0 in every tensor of parameter group {g}: leave these "
+                "parameters out of training, or train without targets"
+            )
+
+
+def aim(plan: Plan, targets: Targets, step: int) -> None:
+    """Turns the plan's plain directions into targeted ones, with one reduction a direction."""
+    d = targets.weight(step)
+    across = math.sqrt(1.0 - d * d)
+    prev = [targets.prev[p] for p in plan.tensors]
+    v = [targets.v[p] for p in plan.tensors]
+    norm = torch.tensor([targets.norm[p] for p in plan.tensors], dtype=torch.float64)
+    scale = _rms_scale(plan, norm)
+    for direction in plan.directions:
+        vn, nn = _dots(plan, direction, prev, v)
+        square = nn - vn * vn
+        has_p = square > PARALLEL * nn
+        c = across * norm / (square.clamp(min=0.0).sqrt() + 1e-8)
+        direction.noise = torch.where(has_p, c * scale, 0.0)
+        direction.prev = d * scale
+        direction.v = -direction.noise * vn if any(u is not None for u in v) else None
+    plan.prev = prev
+    # A tensor without v takes part with coefficient 0: any tensor of its shape will do there.
+    plan.v = [w if u is None else u for u, w in zip(v, prev)]
+
+
+def _rms_scale(plan: Plan, norm: Tensor) -> Tensor:
+    """sqrt(numel / ||prev||^2) over the group of each tensor; 0 where the tensor's prev is 0."""
+    out = torch.zeros_like(norm)
+    group_of = torch.tensor(plan.group_of)
+    numel = torch.tensor([p.numel() for p in plan.tensors], dtype=torch.float64)
+    for g in set(plan.group_of):
+        members = group_of == g
+        out[members] = (numel[members].sum() / norm[members].square().sum()).sqrt()
+    return torch.where(norm > 0.0, out, 0.0)
+
+
+def _dots(
+    plan: Plan, direction: Direction, prev: list[Tensor], v: list[Tensor | None]
+) -> tuple[Tensor, Tensor]:
+    """v.n (0 without v) and n.n of each tensor, fp64 [T]."""
+    vn = torch.zeros(len(prev), dtype=torch.float64)
+    nn = torch.tensor([float(p.numel()) for p in prev], dtype=torch.float64)
+    # n.n of signs is numel: only tensors with a v need the reduction.
+    rows = [t for t, u in enumerate(v) if u is not None or plan.distribution != "rademacher"]
+    if rows:
+        dots = zk.noise_dots(
+            [prev[t] if v[t] is None else v[t] for t in rows],
+            direction.seed,
+            stream=direction.stream,
+            params=[plan.indices[t] for t in rows],
+            distribution=plan.distribution,
+            backend=plan.backend,
+        )
+        has_v = torch.tensor([v[t] is not None for t in rows])
+        vn[rows] = torch.where(has_v, dots[:, 0], 0.0)
+        nn[rows] = dots[:, 1]
+    return vn, nn
