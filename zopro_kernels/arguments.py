@@ -1,4 +1,4 @@
-"""Checks of the operations' arguments; every refusal names the argument, the value and the way out."""
+"""Checks of arguments: every refusal names the argument, the value and the way out."""
 
 from __future__ import annotations
 

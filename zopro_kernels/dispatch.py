@@ -1,8 +1,10 @@
-"""Which backend serves a device: `backend=`, the variable ZOPRO_BACKEND, or the fastest there is."""
+"""Which backend serves a device: `backend=`, the variable ZOPRO_BACKEND, or the fastest."""
 
 from __future__ import annotations
 
 import os
+import warnings
+from functools import cache
 from types import ModuleType
 
 import torch
@@ -24,6 +26,25 @@ def backends() -> dict[str, str]:
     return {name: module.status() for name, module in _BACKENDS.items()}
 
 
+def default_backend(device: torch.device | str) -> str:
+    """Name of the backend that serves tensors on `device` when none is asked for."""
+    kind = torch.device(device).type
+    for name in _PREFERENCE.get(kind, ("reference",)):
+        if _BACKENDS[name].status() == "available":
+            return name
+    raise RuntimeError(f"no backend serves device {str(device)!r}")
+
+
+@cache
+def _warn_slow(device_type: str) -> None:
+    warnings.warn(
+        f"zopro_kernels has no native kernels for {device_type!r} here and uses the much slower "
+        "PyTorch reference: `zopro doctor` says what is missing",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
 def choose(device: torch.device, backend: str | None = None) -> ModuleType:
     """The backend module for tensors on `device`.
 
@@ -32,9 +53,10 @@ def choose(device: torch.device, backend: str | None = None) -> ModuleType:
     """
     asked = backend if backend is not None else os.environ.get(ENV) or None
     if asked is None:
-        for name in _PREFERENCE.get(device.type, ("reference",)):
-            if _BACKENDS[name].status() == "available":
-                return _BACKENDS[name]
+        name = default_backend(device)
+        if name == "reference":
+            _warn_slow(device.type)
+        return _BACKENDS[name]
     source = "backend" if backend is not None else ENV
     if asked not in _BACKENDS:
         raise ValueError(f"{source}={asked!r} is not a backend: use one of {', '.join(_BACKENDS)}")

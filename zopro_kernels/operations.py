@@ -67,7 +67,8 @@ def add_noise_(
     v_coeffs: float | Sequence[float] = 0.0,
     backend: str | None = None,
 ) -> None:
-    """theta <- decay theta + sum_k coeffs[k] n(seeds[k], streams[k]) + prev_coeffs prev + v_coeffs v
+    """In place: theta <- decay theta + sum_k coeffs[k] n(seeds[k], streams[k])
+    + prev_coeffs prev + v_coeffs v
 
     for every theta of `tensors` (any shape and strides; fp32, bf16 or fp16; written in place), one
     pass over the memory and one launch for each dtype and device. Terms are added from left to

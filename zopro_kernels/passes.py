@@ -1,4 +1,4 @@
-"""One pass over the weights, as every backend receives it: validated, flat, one dtype and device."""
+"""One pass over the weights as backends receive it: validated, flat, one dtype and device."""
 
 from __future__ import annotations
 

@@ -1,0 +1,45 @@
+# make demo: environment, build, the main job.  make test: environment, build, tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Plain `torch` brings gigabytes of CUDA packages, which a machine without a GPU has no use for:
+# there a release is pinned that has a small CPU build on the usual indices.
+HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | head -1)
+TORCH ?= $(if $(HAS_GPU),torch>=2.11$(comma)<2.15,torch==2.13.0)
+comma := ,
+SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
+
+.PHONY: demo test lint static bench env clean
+
+env: $(VENV)/.ready
+
+$(VENV)/.ready: $(SOURCES)
+	@echo "== environment in $(VENV): $(TORCH), then zopro with its native kernels =="
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/zopro doctor
+	touch $@
+
+demo: env
+	@echo "== the main job: a small translation model improved by forward passes alone =="
+	$(BIN)/python examples/translation/demo.py
+
+test: env
+	@echo "== tests =="
+	$(BIN)/python -m pytest
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+static: env
+	@echo "== registers, spills and instructions an element of the GPU kernels (no GPU needed) =="
+	$(BIN)/python tools/static_report.py
+
+bench: env
+	$(BIN)/python benchmarks/bench_pass.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info zopro_kernels/*.so
