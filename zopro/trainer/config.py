@@ -1,6 +1,5 @@
 """The arguments of zeroth-order training: fields beside a Hugging Face configuration's own."""
 
-import math
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,11 +7,10 @@ from typing import Any
 from transformers import TrainingArguments
 from trl import RLOOConfig
 
-DISTRIBUTIONS = ("rademacher", "gaussian")
-ESTIMATORS = ("two_sided", "one_sided")
+import zopro_kernels as zk
+from zopro import checks
+
 SCHEDULES = ("linear", "exponential", "cosine", "constant")
-ROUNDINGS = ("auto", "nearest", "stochastic")
-RESTORES = ("auto", "exact", "inplace")
 
 # What only a backward pass or another optimizer reads: set to the value here, with a notice.
 OFF = {
@@ -78,22 +76,24 @@ class ZerothOrderArguments:
     )
     learning_rate: float = field(default=1e-4, metadata={"help": "The learning rate of ZOPrO."})
 
-    zo_eps: float | str = field(
+    zo_eps: float | str | None = field(  # None: else the command line takes numbers only
         default=1e-3, metadata={"help": "Rms of the perturbation per element, or 'auto'."}
     )
     zo_distribution: str = field(
-        default="rademacher", metadata={"help": f"Of the noise, one of {DISTRIBUTIONS}."}
+        default="rademacher", metadata={"help": f"Of the noise, one of {checks.DISTRIBUTIONS}."}
     )
     zo_num_directions: int = field(default=1, metadata={"help": "Directions of one step."})
-    zo_estimator: str = field(default="two_sided", metadata={"help": f"One of {ESTIMATORS}."})
+    zo_estimator: str = field(
+        default="two_sided", metadata={"help": f"One of {checks.ESTIMATORS}."}
+    )
     zo_schedule: str = field(
         default="linear", metadata={"help": f"Of the previous update's weight: {SCHEDULES}."}
     )
     zo_rounding: str = field(
-        default="auto", metadata={"help": f"Of the update, one of {ROUNDINGS}."}
+        default="auto", metadata={"help": f"Of the update, one of {checks.ROUNDINGS}."}
     )
     zo_restore: str = field(
-        default="auto", metadata={"help": f"After a perturbation, one of {RESTORES}."}
+        default="auto", metadata={"help": f"After a perturbation, one of {checks.RESTORES}."}
     )
     zo_seed: int | None = field(
         default=None, metadata={"help": "Seed of the noise. None takes `seed`."}
@@ -124,23 +124,26 @@ class ZerothOrderArguments:
 
     def _validate(self):
         if self.zo_eps != "auto":
-            self.zo_eps = _number(self.zo_eps)
-        for name, allowed in (
-            ("zo_distribution", DISTRIBUTIONS),
-            ("zo_estimator", ESTIMATORS),
+            try:
+                self.zo_eps = float(self.zo_eps)  # the command line passes a string
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"zo_eps={self.zo_eps!r} is not allowed: give a number above 0 or 'auto'"
+                ) from None
+            checks.number("zo_eps", self.zo_eps, 0.0, open_low=True)
+        for name, known in (
+            ("zo_distribution", checks.DISTRIBUTIONS),
+            ("zo_estimator", checks.ESTIMATORS),
             ("zo_schedule", SCHEDULES),
-            ("zo_rounding", ROUNDINGS),
-            ("zo_restore", RESTORES),
+            ("zo_rounding", checks.ROUNDINGS),
+            ("zo_restore", checks.RESTORES),
         ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}.")
-        if not isinstance(self.zo_num_directions, int) or self.zo_num_directions < 1:
-            raise ValueError(
-                "zo_num_directions must be an integer of at least 1, "
-                f"not {self.zo_num_directions!r}."
-            )
-        if self.zo_seed is not None and not 0 <= self.zo_seed < 2**64:
-            raise ValueError(f"zo_seed must be None or lie in [0, 2**64), not {self.zo_seed!r}.")
+            checks.choice(name, getattr(self, name), known)
+        checks.integer("zo_num_directions", self.zo_num_directions, 1)
+        if self.zo_seed is not None:
+            checks.integer("zo_seed", self.zo_seed, 0, 2**64)
+        if self.zo_backend is not None:
+            checks.choice("zo_backend", self.zo_backend, tuple(zk.backends()))
 
     def _refuse(self):
         for name, reason in REFUSED.items():
@@ -168,14 +171,3 @@ class ZOPrOConfig(ZerothOrderArguments, RLOOConfig):
     In it `epsilon` is the PPO clip and `beta` the weight of the KL term; what is ours begins with
     `zo_`. Objective: RLOO (arXiv 2402.14740).
     """
-
-
-def _number(eps) -> float:
-    """`eps` as a positive finite float; the command line passes it as a string."""
-    try:
-        value = float(eps)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"zo_eps must be a positive number or 'auto', not {eps!r}.")
-    return value

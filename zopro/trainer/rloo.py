@@ -1,9 +1,10 @@
 """Reinforcement learning from preferences, RLOO, by forward passes alone."""
 
-import asyncio
+import contextlib
 import functools
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from trl import RLOOTrainer
@@ -54,7 +55,7 @@ def _check_dataset(dataset, args) -> None:
     columns = getattr(dataset, "column_names", None)
     if columns is not None and len(columns) and "prompt" not in columns:
         raise ValueError(
-            f"train_dataset has no column 'prompt', only {sorted(columns)}: rename or map one to it."
+            f"train_dataset has no column 'prompt', only {sorted(columns)}: rename one to it."
         )
     if not hasattr(dataset, "__len__"):
         return
@@ -80,42 +81,53 @@ def _is_plain(reward) -> bool:
 def _checked(reward: Callable[..., Any]) -> Callable[..., Any]:
     """`reward` under its own name, with its errors and its values said in one sentence.
 
-    The number of rewards is checked by TRL.
+    That there is one reward for each completion is checked by TRL.
     """
-    name = getattr(reward, "__name__", type(reward).__name__)
+    inner = reward
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    name = getattr(inner, "__name__", type(inner).__name__)
 
-    def failed(error: Exception) -> RuntimeError:
-        return RuntimeError(f"Reward function {name!r} raised {type(error).__name__}: {error}")
+    @contextlib.contextmanager
+    def told():
+        try:
+            yield
+        except Exception as error:
+            raise RuntimeError(
+                f"Reward function {name!r} raised {type(error).__name__}: {error}"
+            ) from error
 
-    def check(rewards: Any) -> list[float | None]:
-        rewards = list(rewards)
-        for i, value in enumerate(rewards):
-            if value is not None and not math.isfinite(value):
-                raise ValueError(
-                    f"Reward function {name!r} returned {value} for completion {i}: return a"
-                    " finite number, or None where the reward does not apply."
-                )
-        return rewards
+    async def checked_async(*args, **kwargs):
+        with told():
+            rewards = await reward(*args, **kwargs)
+        return _finite(name, rewards)
 
-    if asyncio.iscoroutinefunction(reward) or asyncio.iscoroutinefunction(
-        getattr(reward, "__call__", None)
-    ):
+    def checked(*args, **kwargs):
+        with told():
+            rewards = reward(*args, **kwargs)
+        return _finite(name, rewards)
 
-        async def checked(*args, **kwargs):
-            try:
-                rewards = await reward(*args, **kwargs)
-            except Exception as error:
-                raise failed(error) from error
-            return check(rewards)
+    if inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(type(inner).__call__):
+        checked = checked_async  # TRL runs these together
+    checked.__name__, checked.__wrapped__ = name, reward
+    return checked
 
-    else:
 
-        def checked(*args, **kwargs):
-            try:
-                rewards = reward(*args, **kwargs)
-            except Exception as error:
-                raise failed(error) from error
-            return check(rewards)
-
-    checked.__name__ = name
-    return functools.wraps(reward)(checked) if hasattr(reward, "__name__") else checked
+def _finite(name: str, rewards: Any) -> list[float | None]:
+    if not isinstance(rewards, Iterable) or isinstance(rewards, str):
+        raise ValueError(
+            f"Reward function {name!r} returned a {type(rewards).__name__}: return a list of"
+            " numbers, one for each completion."
+        )
+    rewards = list(rewards)
+    for i, value in enumerate(rewards):
+        try:
+            finite = value is None or math.isfinite(value)
+        except (TypeError, ValueError):
+            finite = False
+        if not finite:
+            raise ValueError(
+                f"Reward function {name!r} returned {value!r} for completion {i}: return a"
+                " finite number, or None where the reward does not apply."
+            )
+    return rewards
