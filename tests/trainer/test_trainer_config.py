@@ -111,6 +111,11 @@ def test_activation_offloading_is_switched_off(tmp_path):
     assert args.activation_offloading is False
 
 
+def test_loss_whose_gradient_is_not_its_slope_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="loss_type='dft' is refused"):
+        ZOSFTConfig(str(tmp_path), loss_type="dft")
+
+
 @pytest.mark.parametrize(
     "name, value",
     [

@@ -72,9 +72,10 @@ def tokens(n: int = 32, length: int = 8) -> Dataset:
     return Dataset.from_dict({"input_ids": ids, "labels": ids})
 
 
-def reward_cat(completions, **columns):
-    """How often each completion says "cat"."""
-    return [float(text.split().count("cat")) for text in completions]
+def reward_digits(completions, **columns):
+    """The mean of the digits of each completion, over 10: differs between most samples."""
+    digits = [[int(c) for c in text if c.isdigit()] or [0] for text in completions]
+    return [sum(d) / len(d) / 10 for d in digits]
 
 
 def snapshot(model) -> dict[str, torch.Tensor]:

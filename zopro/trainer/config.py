@@ -31,7 +31,9 @@ REFUSED = {
     "deepspeed": "DeepSpeed is not supported; use plain data parallelism (torchrun)",
     "optim_args": "the optimizer is ZOPrO; its arguments are the fields that begin with `zo_`",
     "optim_target_modules": "the optimizer is ZOPrO; it trains what requires a gradient",
+    "use_weighting": "its weights are held fixed in the gradient, but move the loss's value",
 }
+DETACHED_LOSSES = ("dft", "cispo")  # SFT's, GRPO's
 
 
 @dataclass
@@ -149,6 +151,12 @@ class ZerothOrderArguments:
         for name, reason in REFUSED.items():
             if getattr(self, name, None):
                 raise ValueError(f"{name}={getattr(self, name)!r} is refused: {reason}.")
+        loss_type = getattr(self, "loss_type", None)
+        if loss_type in DETACHED_LOSSES:
+            raise ValueError(
+                f"loss_type={loss_type!r} is refused: a detached factor makes its gradient another"
+                " than the slope of its value, which is what forward passes measure."
+            )
         if self.optim != TrainingArguments.default_optim:
             raise ValueError(
                 f"optim={str(getattr(self.optim, 'value', self.optim))!r} is refused: the optimizer"

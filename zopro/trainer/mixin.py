@@ -124,17 +124,13 @@ class ZerothOrderMixin:
 
         # The parent adds up the losses of the micro-batches of a step, ZOPrO averages them.
         share = self._steps_in_loss(num_items_in_batch)
-        first: dict[str, int] = {}
+        counters = {name: n for name, n in vars(self).items() if type(n) is int}
 
         @torch.no_grad()
         def closure() -> torch.Tensor:
+            vars(self).update(counters)  # the batch counts once, however often it is evaluated
             torch.clear_autocast_cache()  # an outer autocast would keep the unperturbed weights
             loss = parent(model, {**inputs})  # a copy: some parents pop their labels
-            counters = {k: v for k, v in vars(self).items() if type(v) is int}
-            if first:  # the batch is the same, however often it is evaluated
-                vars(self).update({k: first.get(k, v) for k, v in counters.items()})
-            else:
-                first.update(counters)
             return mean_loss(self.accelerator, loss * share)
 
         loss = self.zopro.estimate(closure) / share
@@ -158,6 +154,17 @@ class ZerothOrderMixin:
             for child in self.model.children():
                 child.eval()
         return super()._prepare_inputs(inputs)
+
+    def _generate_and_score_completions(self, inputs):
+        # GRPO leaves the log-probabilities of sampling out where they equal the current ones, and
+        # divides by the current ones, detached: a loss whose value never moves. It keeps them for
+        # batches that outlive one optimizer step, so this one claims to.
+        kept = self.num_iterations
+        self.num_iterations = self.args.gradient_accumulation_steps + 1
+        try:
+            return super()._generate_and_score_completions(inputs)
+        finally:
+            self.num_iterations = kept
 
     def _steps_in_loss(self, num_items_in_batch) -> int:
         # By how many micro-batches the parent's compute_loss has divided its loss already. The
