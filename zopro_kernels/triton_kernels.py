@@ -1,13 +1,14 @@
-"""Triton kernels: the pass over the weights and the reduction v.n, n.n; one launch for all tensors.
+"""Triton kernels: the pass over the weights and the reduction v.n, n.n, all tensors in one launch.
 
-A program takes one chunk: CHUNK elements of the global index space of one tensor, aligned to the
-law's tiles of 4,096. Chunks that lie wholly inside a 16-byte aligned tensor, at an offset that is
-a multiple of 8, go 16 bytes a thread; all others element by element under a mask.
+A program takes one chunk: TILES * 4,096 elements of the global index space of one tensor, aligned
+to the law's tiles. Chunks that lie wholly inside a tensor whose elements can be reached 16 bytes
+at a time go that way; all others go element by element under a mask. Addresses come as integers
+(table.py), elements in [n, 8] blocks whose rows hold eight consecutive elements: 16 bytes of bf16
+a thread.
 
-Arguments common to the kernels (all in device memory, so that a captured launch can be replayed
-with other values; the layout is table.py's):
-table     int64 [T, 8]      descriptors, see table.py
-integers  int64 [1 + 2 K]   rounding seed, seeds, streams (uint64 and uint32 as int64)
+Arguments of all kernels; the arrays (table.py has their layout) lie in device memory:
+table     int64 [T, 8]      one descriptor a tensor
+integers  int64 [1 + 2 K]   rounding seed, seeds, streams
 floats    fp32 [T, 3 + K]   decay, prev_coeff, v_coeff, coeffs
 normals   fp32 [2048]       the law's Gaussian table
 count, seeds                T and K
@@ -20,6 +21,7 @@ import triton.language as tl
 
 from .triton_law import (
     GAUSSIAN,
+    NATIVE,
     RADEMACHER,
     gaussian8,
     narrow,
@@ -29,165 +31,192 @@ from .triton_law import (
     widen,
 )
 
-COLUMNS = tl.constexpr(8)  # of the table
-TILE = tl.constexpr(4096)
-
 
 @triton.jit
-def _locate(table, count, chunk, CHUNK: tl.constexpr):
-    """Row of the tensor that owns `chunk`; the chunk's first tile; its start inside the tensor."""
+def _locate(table, count, chunk, TILES: tl.constexpr):
+    """Which tensor owns `chunk`: its number, its (addresses of theta, prev and v, numel, param),
+    the chunk's first tile, its first element in the tensor, and whether it may go 16 bytes a time.
+    """
     low = count * 0
     high = count
     while high - low > 1:
         middle = (low + high) // 2
-        before = tl.load(table + middle * COLUMNS + 6) <= chunk
+        before = tl.load(table + middle * 8 + 6) <= chunk
         low = tl.where(before, middle, low)
         high = tl.where(before, high, middle)
-    row = table + low.to(tl.int64) * COLUMNS
-    offset = tl.load(row + 4)
-    tile = (offset >> 12) + (chunk - tl.load(row + 6)) * (CHUNK // TILE)
-    return low, row, tile, tile * TILE - offset
+    row = table + low * 8
+    numel, offset = tl.load(row + 3), tl.load(row + 4)
+    tile = (offset >> 12) + (chunk - tl.load(row + 6)) * TILES
+    start = tile * 4096 - offset
+    inside = (tl.load(row + 7) != 0) & (start >= 0) & (start + TILES * 4096 <= numel)
+    param = tl.load(row + 5).to(tl.uint32)
+    tensor = (tl.load(row), tl.load(row + 1), tl.load(row + 2), numel, param)
+    return low, tensor, tile, start, inside
 
 
 @triton.jit
-def _pointers(row, COLUMN: tl.constexpr, start, place, DTYPE: tl.constexpr, MASKED: tl.constexpr):
-    base = tl.load(row + COLUMN).to(tl.pointer_type(DTYPE)) + start
-    pointers = base + place
+def _reach(address, start, at, DTYPE: tl.constexpr, MASKED: tl.constexpr):
+    pointers = address.to(tl.pointer_type(DTYPE)) + start + at
     if not MASKED:
         pointers = tl.max_contiguous(tl.multiple_of(pointers, (1, 16)), (1, 8))
     return pointers
 
 
 @triton.jit
-def _read(row, COLUMN: tl.constexpr, start, place, DTYPE: tl.constexpr, MASKED: tl.constexpr):
-    pointers = _pointers(row, COLUMN, start, place, DTYPE, MASKED)
-    if MASKED:
-        at = start + place
-        return tl.load(pointers, mask=(at >= 0) & (at < tl.load(row + 3)), other=0)
-    return tl.load(pointers)
+def _mask(numel, start, at):
+    """Which elements start + at lie in the tensor; in 32 bits, since a chunk is small."""
+    first = tl.maximum(-start, 0).to(tl.int32)
+    end = tl.minimum(numel - start, 1 << 30).to(tl.int32)
+    return (at >= first) & (at < end)
 
 
 @triton.jit
-def _write(row, start, place, value, DTYPE: tl.constexpr, MASKED: tl.constexpr):
-    pointers = _pointers(row, 0, start, place, DTYPE, MASKED)
+def _read(tensor, WHICH: tl.constexpr, start, at, DTYPE: tl.constexpr, MASKED: tl.constexpr):
+    """Elements start + at (at int32 [n, 8]) of theta (0), prev (1) or v (2); fp32, 0 outside."""
+    STORED: tl.constexpr = DTYPE if NATIVE or DTYPE == tl.float32 else tl.uint16
+    pointers = _reach(tensor[WHICH], start, at, STORED, MASKED)
     if MASKED:
-        at = start + place
-        tl.store(pointers, value, mask=(at >= 0) & (at < tl.load(row + 3)))
+        return widen(tl.load(pointers, mask=_mask(tensor[3], start, at), other=0), DTYPE)
+    return widen(tl.load(pointers), DTYPE)
+
+
+@triton.jit
+def _finish(
+    acc, tensor, scale, start, at, block, rounding_seed, DTYPE: tl.constexpr,
+    STOCHASTIC: tl.constexpr, HAS_PREV: tl.constexpr, HAS_V: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """Adds prev and v, rounds once, stores. acc fp32 and at int32 [n, 8]; block uint64 [n]."""
+    if HAS_PREV:
+        acc += tl.load(scale + 1) * _read(tensor, 1, start, at, tl.float32, MASKED)
+    if HAS_V:
+        acc += tl.load(scale + 2) * _read(tensor, 2, start, at, tl.float32, MASKED)
+    random = 0
+    if STOCHASTIC:
+        random = rounding_bits(block, rounding_seed, tensor[4])
+    STORED: tl.constexpr = DTYPE if NATIVE or DTYPE == tl.float32 else tl.uint16
+    pointers = _reach(tensor[0], start, at, STORED, MASKED)
+    value = narrow(acc, random, DTYPE, STOCHASTIC)
+    if MASKED:
+        tl.store(pointers, value, mask=_mask(tensor[3], start, at))
     else:
         tl.store(pointers, value)
 
 
 @triton.jit
-def _finish(
-    acc, row, scale, start, place, block, seed, param,
-    DTYPE: tl.constexpr, STORED: tl.constexpr, STOCHASTIC: tl.constexpr, HAS_PREV: tl.constexpr,
-    HAS_V: tl.constexpr, MASKED: tl.constexpr,
-):  # fmt: skip
-    """Adds prev and v, rounds once and stores; acc fp32 [n, 8], block uint64 [n]: its i >> 3."""
-    if HAS_PREV:
-        acc += tl.load(scale + 1) * _read(row, 1, start, place, tl.float32, MASKED)
-    if HAS_V:
-        acc += tl.load(scale + 2) * _read(row, 2, start, place, tl.float32, MASKED)
-    random = 0
-    if STOCHASTIC:
-        random = rounding_bits(block, seed, param)
-    value = narrow(acc, random, DTYPE, STOCHASTIC, STORED == DTYPE)
-    _write(row, start, place, value, STORED, MASKED)
+def _words(integers, seeds, k, block, param, DOMAIN: tl.constexpr):
+    seed, stream = tl.load(integers + 1 + k), tl.load(integers + 1 + seeds + k)
+    return random_words(block, DOMAIN, seed.to(tl.uint64), param, stream.to(tl.uint32))
 
 
 @triton.jit
-def _sign_rows(
-    row, scale, integers, seeds, words, tile, start, param,
-    FIRST: tl.constexpr, ROWS: tl.constexpr, TILES: tl.constexpr, SINGLE: tl.constexpr,
-    DTYPE: tl.constexpr, STORED: tl.constexpr, STOCHASTIC: tl.constexpr, HAS_PREV: tl.constexpr,
-    HAS_V: tl.constexpr, MASKED: tl.constexpr,
-):  # fmt: skip
-    """Rows FIRST .. FIRST + ROWS - 1 of TILES tiles: all of them are loaded before one is stored."""
+def _add_signs(acc, coeff, words, FIRST: tl.constexpr):
+    """acc, a tuple of fp32 [n, 8], one a tile row from FIRST on, plus coeff * signs."""
+    out = ()
+    for r in tl.static_range(len(acc)):
+        out = out + (acc[r] + signed(coeff, words[(FIRST + r) // 4], FIRST + r),)
+    return out
+
+
+@triton.jit
+def _sign_places(tile, TILES: tl.constexpr):
+    """Of each call of the chunk's tiles: block; i >> 3 at row 0; place in the chunk [n, 8]."""
     call = tl.arange(0, 32 * TILES)
-    place = ((call >> 5) * 4096 + (call & 31) * 8)[:, None] + tl.arange(0, 8)[None, :]
-    decay = tl.load(scale)
-    acc = ()
-    for r in tl.static_range(ROWS):
-        x = _read(row, 0, start, place + (FIRST + r) * 256, STORED, MASKED)
-        acc = acc + (decay * widen(x, DTYPE, STORED == DTYPE),)
-    if SINGLE:
-        done = ()
-        coeff = tl.load(scale + 3)
-        for r in tl.static_range(ROWS):
-            done = done + (acc[r] + signed(coeff, words[(FIRST + r) // 4], FIRST + r),)
-        acc = done
-    else:
-        k = seeds * 0
-        while k < seeds:
-            seed, stream = tl.load(integers + 1 + k), tl.load(integers + 1 + seeds + k)
-            block = (tile * 32 + call).to(tl.uint64)
-            words = random_words(
-                block, RADEMACHER, seed.to(tl.uint64), param, stream.to(tl.uint32)
-            )
-            coeff = tl.load(scale + 3 + k)
-            done = ()
-            for r in tl.static_range(ROWS):
-                done = done + (acc[r] + signed(coeff, words[(FIRST + r) // 4], FIRST + r),)
-            acc = done
-            k += 1
-    seed = tl.load(integers).to(tl.uint64)
-    for r in tl.static_range(ROWS):
-        block = (tile * 512 + (call >> 5) * 512 + (FIRST + r) * 32 + (call & 31)).to(tl.uint64)
-        _finish(
-            acc[r], row, scale, start, place + (FIRST + r) * 256, block, seed, param,
-            DTYPE, STORED, STOCHASTIC, HAS_PREV, HAS_V, MASKED,
-        )  # fmt: skip
+    at = ((call >> 5) * 4096 + (call & 31) * 8)[:, None] + tl.arange(0, 8)[None, :]
+    group = tile * 512 + (call >> 5) * 512 + (call & 31)
+    return (tile * 32 + call).to(tl.uint64), group.to(tl.uint64), at
 
 
 @triton.jit
 def _sign_chunk(
-    row, scale, integers, seeds, tile, start, param,
-    TILES: tl.constexpr, SINGLE: tl.constexpr, DTYPE: tl.constexpr, STORED: tl.constexpr,
-    STOCHASTIC: tl.constexpr, HAS_PREV: tl.constexpr, HAS_V: tl.constexpr, MASKED: tl.constexpr,
+    tensor, scale, integers, seeds, tile, start, TILES: tl.constexpr, SINGLE: tl.constexpr,
+    DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr, HAS_PREV: tl.constexpr, HAS_V: tl.constexpr,
+    MASKED: tl.constexpr,
 ):  # fmt: skip
-    if SINGLE:  # four rows at a time: few registers, many programs in flight
-        seed, stream = tl.load(integers + 1), tl.load(integers + 2)
-        block = (tile * 32 + tl.arange(0, 32 * TILES)).to(tl.uint64)
-        words = random_words(block, RADEMACHER, seed.to(tl.uint64), param, stream.to(tl.uint32))
-        for quad in tl.static_range(4):
-            _sign_rows(
-                row, scale, integers, seeds, words, tile, start, param, 4 * quad, 4, TILES, SINGLE,
-                DTYPE, STORED, STOCHASTIC, HAS_PREV, HAS_V, MASKED,
+    """One Philox call a lane and seed serves its sixteen rows of eight elements.
+
+    One seed: four rows at a time are loaded, then stored (few registers, many programs at once).
+    Several: all sixteen are held, so that each seed's call is made once.
+    """
+    ROWS: tl.constexpr = 4 if SINGLE else 16
+    block, group, at = _sign_places(tile, TILES)
+    decay, rounding_seed = tl.load(scale), tl.load(integers).to(tl.uint64)
+    if SINGLE:
+        words = _words(integers, seeds, 0, block, tensor[4], RADEMACHER)
+    for first in tl.static_range(0, 16, ROWS):
+        acc = ()
+        for r in tl.static_range(ROWS):
+            x = _read(tensor, 0, start, at + (first + r) * 256, DTYPE, MASKED)
+            acc = acc + (decay * x,)
+        if SINGLE:
+            acc = _add_signs(acc, tl.load(scale + 3), words, first)
+        else:
+            k = seeds * 0
+            while k < seeds:
+                words = _words(integers, seeds, k, block, tensor[4], RADEMACHER)
+                acc = _add_signs(acc, tl.load(scale + 3 + k), words, first)
+                k += 1
+        for r in tl.static_range(ROWS):
+            _finish(
+                acc[r], tensor, scale, start, at + (first + r) * 256, group + (first + r) * 32,
+                rounding_seed, DTYPE, STOCHASTIC, HAS_PREV, HAS_V, MASKED,
             )  # fmt: skip
-    else:  # all sixteen in registers, so that one call a seed serves them all
-        _sign_rows(
-            row, scale, integers, seeds, (0, 0, 0, 0), tile, start, param, 0, 16, TILES, SINGLE,
-            DTYPE, STORED, STOCHASTIC, HAS_PREV, HAS_V, MASKED,
-        )  # fmt: skip
 
 
 @triton.jit
 def _gaussian_chunk(
-    row, scale, integers, seeds, normals, tile, start, param,
-    TILES: tl.constexpr, GROUPS: tl.constexpr, DTYPE: tl.constexpr, STORED: tl.constexpr,
-    STOCHASTIC: tl.constexpr, HAS_PREV: tl.constexpr, HAS_V: tl.constexpr, MASKED: tl.constexpr,
+    tensor, scale, integers, seeds, normals, tile, start, TILES: tl.constexpr,
+    GROUPS: tl.constexpr, DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr, HAS_PREV: tl.constexpr,
+    HAS_V: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
+    """One Philox call and eight look-ups a seed give eight consecutive elements."""
     group = tl.arange(0, GROUPS)
-    place = (group * 8)[:, None] + tl.arange(0, 8)[None, :]
-    decay = tl.load(scale)
-    rounding_seed = tl.load(integers).to(tl.uint64)
     block = (tile * 512 + group).to(tl.uint64)
+    at = (group * 8)[:, None] + tl.arange(0, 8)[None, :]
+    decay, rounding_seed = tl.load(scale), tl.load(integers).to(tl.uint64)
     step = seeds * 0
     while step < TILES * 512 // GROUPS:
-        x = _read(row, 0, start, place, STORED, MASKED)
-        acc = decay * widen(x, DTYPE, STORED == DTYPE)
+        acc = decay * _read(tensor, 0, start, at, DTYPE, MASKED)
         k = seeds * 0
         while k < seeds:
-            seed, stream = tl.load(integers + 1 + k), tl.load(integers + 1 + seeds + k)
-            w0, w1, w2, w3 = random_words(
-                block, GAUSSIAN, seed.to(tl.uint64), param, stream.to(tl.uint32)
-            )
-            acc += tl.load(scale + 3 + k) * gaussian8(w0, w1, w2, w3, normals)
+            words = _words(integers, seeds, k, block, tensor[4], GAUSSIAN)
+            acc += tl.load(scale + 3 + k) * gaussian8(words, normals)
             k += 1
         _finish(
-            acc, row, scale, start, place, block, rounding_seed, param,
-            DTYPE, STORED, STOCHASTIC, HAS_PREV, HAS_V, MASKED,
+            acc, tensor, scale, start, at, block, rounding_seed, DTYPE, STOCHASTIC, HAS_PREV,
+            HAS_V, MASKED,
         )  # fmt: skip
         start += GROUPS * 8
         block += GROUPS
         step += 1
+
+
+@triton.jit(do_not_specialize=["count", "seeds"])
+def add_signs(
+    table, integers, floats, count, seeds, TILES: tl.constexpr, SINGLE: tl.constexpr,
+    DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr, HAS_PREV: tl.constexpr, HAS_V: tl.constexpr,
+):  # fmt: skip
+    """The pass with signs; a program a chunk. SINGLE: K is 1. Writes the tensors of `table`."""
+    t, tensor, tile, start, inside = _locate(table, count, tl.program_id(0), TILES)
+    scale = floats + t * (3 + seeds)
+    if inside:
+        _sign_chunk(tensor, scale, integers, seeds, tile, start, TILES, SINGLE, DTYPE, STOCHASTIC,
+                    HAS_PREV, HAS_V, False)  # fmt: skip
+    else:
+        _sign_chunk(tensor, scale, integers, seeds, tile, start, TILES, SINGLE, DTYPE, STOCHASTIC,
+                    HAS_PREV, HAS_V, True)  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["count", "seeds"])
+def add_gaussians(
+    table, integers, floats, normals, count, seeds, TILES: tl.constexpr, GROUPS: tl.constexpr,
+    DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr, HAS_PREV: tl.constexpr, HAS_V: tl.constexpr,
+):  # fmt: skip
+    """The pass with Gaussians; a program a chunk. Writes the tensors of `table`."""
+    t, tensor, tile, start, inside = _locate(table, count, tl.program_id(0), TILES)
+    scale = floats + t * (3 + seeds)
+    if inside:
+        _gaussian_chunk(tensor, scale, integers, seeds, normals, tile, start, TILES, GROUPS, DTYPE,
+                        STOCHASTIC, HAS_PREV, HAS_V, False)  # fmt: skip
+    else:
+        _gaussian_chunk(tensor, scale, integers, seeds, normals, tile, start, TILES, GROUPS, DTYPE,
+                        STOCHASTIC, HAS_PREV, HAS_V, True)  # fmt: skip

@@ -1,4 +1,4 @@
-"""The noise law as Triton device functions; mirrors csrc/include/zopro/noise.h function by function.
+"""The noise law as Triton device functions, each the mirror of one in csrc/include/zopro/noise.h.
 
 Unsigned arithmetic throughout: words, keys and parameters are uint32, block indices uint64.
 Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11 (Philox4x32-10).
@@ -12,6 +12,11 @@ import triton.language as tl
 RADEMACHER = tl.constexpr(0)  # the law's domains
 GAUSSIAN = tl.constexpr(1)
 ROUNDING = tl.constexpr(2)
+
+# Compiled casts are PTX cvt.rn: they round as nearest16 does, NaN included. The interpreter's do
+# not promise that, so there 16-bit tensors travel as integers and the bits are made by hand.
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+NATIVE = tl.constexpr(not INTERPRETED)
 
 
 @triton.jit
@@ -71,8 +76,9 @@ def _look_up(table, word):
 
 
 @triton.jit
-def gaussian8(w0, w1, w2, w3, table):
+def gaussian8(words, table):
     """The eight values of each call: fp32 [n, 8]. Every sum of the Hadamard transform is exact."""
+    w0, w1, w2, w3 = words
     a0, a1 = _look_up(table, w0)
     a2, a3 = _look_up(table, w1)
     a4, a5 = _look_up(table, w2)
@@ -96,8 +102,8 @@ def rounding_bits(block, seed, param):
 
 
 @triton.jit
-def widen(x, DTYPE: tl.constexpr, NATIVE: tl.constexpr):
-    """16 stored bits, or fp32, to fp32; exact. NATIVE: x has the type DTYPE itself."""
+def widen(x, DTYPE: tl.constexpr):
+    """What `stored` says of DTYPE (16 bits, or the type itself) to fp32; exact."""
     if NATIVE or DTYPE == tl.float32:
         return x.to(tl.float32)
     elif DTYPE == tl.bfloat16:
@@ -146,9 +152,8 @@ def stochastic16(u, r, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def narrow(acc, r, DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr, NATIVE: tl.constexpr):
-    """fp32 to what is stored. NATIVE casts are cvt.rn, which rounds as nearest16 does, NaN too;
-    the interpreter's casts do not keep that promise, so there the bits are made by hand."""
+def narrow(acc, r, DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr):
+    """fp32 to what is stored; r is read if STOCHASTIC: the 16 random bits (uint32)."""
     if DTYPE == tl.float32:
         return acc
     elif STOCHASTIC:

@@ -1,0 +1,72 @@
+"""Passes and reductions that every device backend is compared with the reference on."""
+
+import torch
+from torch import Tensor
+
+from zopro_kernels.passes import Dots, Pass
+
+SIZES = (1, 3, 1023, 4096, 100003)
+OFFSETS = (5, 2**33 + 1, 8, 0, 2**40 + 16)  # odd, past 2^32, and multiples of 8
+PARAMS = (0, 7, 2**32 - 1, 3, 9)
+SEEDS = (2**64 - 1, 1, 2**63 + 5)
+STREAMS = (0, 2**32 - 1, 3)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def weights(dtype: torch.dtype, device: str, sizes: tuple[int, ...] = SIZES) -> list[Tensor]:
+    """One tensor a size, magnitudes from fp16's subnormals to its overflow, infinities too."""
+    generator = torch.Generator().manual_seed(0)
+    out = []
+    for size in sizes:
+        exponent = torch.empty(size).uniform_(-9, 5, generator=generator)
+        x = torch.randn(size, generator=generator) * 10**exponent
+        x[size // 2 :: 997] = float("inf")
+        out.append(x.to(dtype).to(device))
+    return out
+
+
+def make_pass(
+    dtype: torch.dtype,
+    device: str,
+    distribution: str,
+    seeds: int = 1,
+    *,
+    stochastic: bool = False,
+    prev: bool = False,
+    v: bool = False,
+) -> Pass:
+    """A pass over SIZES at OFFSETS; the same arguments give the same pass on any device."""
+    generator = torch.Generator().manual_seed(1)
+
+    def companion() -> list[Tensor]:
+        return [torch.randn(size, generator=generator).to(device) for size in SIZES]
+
+    count = len(SIZES)
+    return Pass(
+        tensors=weights(dtype, device),
+        params=list(PARAMS),
+        offsets=list(OFFSETS),
+        distribution=distribution,
+        seeds=list(SEEDS[:seeds]),
+        streams=list(STREAMS[:seeds]),
+        coeffs=torch.randn(count, seeds, generator=generator),
+        decay=torch.tensor([1.0, 0.99, 1.0, 0.5, 0.999]),
+        prev=companion() if prev else None,
+        prev_coeffs=torch.linspace(-1, 1, count) if prev else None,
+        v=companion() if v else None,
+        v_coeffs=torch.linspace(2, 1, count) if v else None,
+        stochastic=stochastic,
+        rounding_seed=2**63 + 11,
+    )
+
+
+def make_dots(device: str, distribution: str) -> Dots:
+    generator = torch.Generator().manual_seed(2)
+    vectors = [torch.randn(size, generator=generator).to(device) for size in SIZES]
+    return Dots(vectors, list(PARAMS), list(OFFSETS), distribution, SEEDS[0], STREAMS[1])
+
+
+def misaligned(dtype: torch.dtype, device: str) -> list[Tensor]:
+    """Views whose first element lies 1, 2, .. elements past a 16-byte boundary."""
+    storage = weights(dtype, device, (20000,))[0]
+    return [storage[start : start + 9000] for start in (1, 2)] + [storage[8 : 8 + 9000]]

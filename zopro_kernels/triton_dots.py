@@ -1,0 +1,77 @@
+"""Triton kernels of the reduction v.n and n.n in fixed point, all vectors in one launch.
+
+Products are rounded to fp32, scaled by a power of two and truncated to integers, whose sums have
+no order. Arguments as in triton_kernels.py; `sums` is int64 [T, 2], added to: v.n in units of
+2^-40, n.n in units of 2^-24 (of signs n.n is the number of elements: the caller knows it).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .triton_kernels import _locate, _mask, _read, _sign_places, _words
+from .triton_law import GAUSSIAN, RADEMACHER, gaussian8, signed
+
+
+@triton.jit
+def _fixed(product, SCALE: tl.constexpr):
+    return (product * SCALE).to(tl.int64)  # truncates toward zero
+
+
+@triton.jit
+def _sign_sum(tensor, integers, tile, start, TILES: tl.constexpr, MASKED: tl.constexpr):
+    block, _, at = _sign_places(tile, TILES)
+    words = _words(integers, 1, 0, block, tensor[4], RADEMACHER)
+    total = tl.zeros((32 * TILES, 8), tl.int64)
+    for row in tl.static_range(16):
+        x = _read(tensor, 0, start, at + row * 256, tl.float32, MASKED)  # 0 outside the tensor
+        one = tl.full((), 1.0, tl.float32)
+        total += _fixed(x * signed(one, words[row // 4], row), 1099511627776.0)
+    return tl.sum(tl.sum(total, 1), 0)
+
+
+@triton.jit
+def _gaussian_sums(
+    tensor, integers, normals, tile, start, TILES: tl.constexpr, GROUPS: tl.constexpr,
+    MASKED: tl.constexpr,
+):  # fmt: skip
+    group = tl.arange(0, GROUPS)
+    block = (tile * 512 + group).to(tl.uint64)
+    at = (group * 8)[:, None] + tl.arange(0, 8)[None, :]
+    vn = tl.zeros((GROUPS, 8), tl.int64)
+    nn = tl.zeros((GROUPS, 8), tl.int64)
+    step = tl.program_id(0) * 0
+    while step < TILES * 512 // GROUPS:
+        x = _read(tensor, 0, start, at, tl.float32, MASKED)
+        n = gaussian8(_words(integers, 1, 0, block, tensor[4], GAUSSIAN), normals)
+        if MASKED:
+            n = tl.where(_mask(tensor[3], start, at), n, 0.0)
+        vn += _fixed(x * n, 1099511627776.0)
+        nn += _fixed(n * n, 16777216.0)
+        start += GROUPS * 8
+        block += GROUPS
+        step += 1
+    return tl.sum(tl.sum(vn, 1), 0), tl.sum(tl.sum(nn, 1), 0)
+
+
+@triton.jit(do_not_specialize=["count"])
+def dot_signs(table, integers, sums, count, TILES: tl.constexpr):
+    """v.n of signs; a program a chunk."""
+    t, tensor, tile, start, inside = _locate(table, count, tl.program_id(0), TILES)
+    if inside:
+        tl.atomic_add(sums + 2 * t, _sign_sum(tensor, integers, tile, start, TILES, False))
+    else:
+        tl.atomic_add(sums + 2 * t, _sign_sum(tensor, integers, tile, start, TILES, True))
+
+
+@triton.jit(do_not_specialize=["count"])
+def dot_gaussians(table, integers, normals, sums, count, TILES: tl.constexpr, GROUPS: tl.constexpr):
+    """v.n and n.n of Gaussians; a program a chunk."""
+    t, tensor, tile, start, inside = _locate(table, count, tl.program_id(0), TILES)
+    if inside:
+        vn, nn = _gaussian_sums(tensor, integers, normals, tile, start, TILES, GROUPS, False)
+    else:
+        vn, nn = _gaussian_sums(tensor, integers, normals, tile, start, TILES, GROUPS, True)
+    tl.atomic_add(sums + 2 * t, vn)
+    tl.atomic_add(sums + 2 * t + 1, nn)
