@@ -1,4 +1,4 @@
-"""Comparison of stored bits, and the naive oracle of the law, written a second time for the tests."""
+"""Comparison of stored bits, and Philox written a second time, naively."""
 
 from __future__ import annotations
 

@@ -1,0 +1,85 @@
+"""Writes the law's raw bits to standard output, for a public battery of randomness tests.
+
+    python benchmarks/raw_stream.py --bytes 1e12 | dieharder -a -g 200
+
+The bits are the signs n < 0 in element order: all the words of Philox that the law draws for one
+tensor after the other, 2^27 elements each, first over parameters, then streams, then seeds, as an
+optimizer's steps would. `--battery FILE` runs dieharder itself and keeps its verdicts as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from harness import record
+
+import zopro_kernels as zk
+
+CHUNK = 1 << 22
+TENSOR = 1 << 27
+# Every test of dieharder but those its manual calls broken or suspect (5, 6, 7, 14).
+TESTS = [0, 1, 2, 3, 4, 8, 9, 10, 11, 12, 13, 15, 16, 17, 100, 101, 102, 200, 201, 202, 203, 204,
+         205, 206, 207, 208, 209]  # fmt: skip
+
+
+def chunks() -> Iterator[bytes]:
+    inner = list(itertools.product(range(4), range(4), range(0, TENSOR, CHUNK)))
+    for seed in itertools.count(1):
+        for stream, param, offset in inner:
+            n = zk.noise(CHUNK, seed, param=param, stream=stream, offset=offset)
+            yield np.packbits(n.numpy() < 0, bitorder="little").tobytes()
+
+
+def pipe(limit: float) -> None:
+    written = 0
+    try:
+        for data in chunks():
+            sys.stdout.buffer.write(data)
+            written += len(data)
+            if written >= limit:
+                return
+    except BrokenPipeError:
+        sys.stderr.close()  # the battery has seen enough
+
+
+def battery(path: Path, tests: list[int]) -> None:
+    """One dieharder process a test, fed from the start of the stream; verdicts to `path`."""
+    verdicts = []
+    for test in tests:
+        feed = subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE)
+        out = subprocess.run(
+            ["dieharder", "-d", str(test), "-g", "200"],
+            stdin=feed.stdout, capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        feed.kill()
+        rows = (line.split("|") for line in out.splitlines() if line.count("|") == 5)
+        for name, ntup, tsamples, psamples, p, verdict in (map(str.strip, r) for r in rows):
+            if name == "test_name":
+                continue
+            verdicts.append(
+                dict(test=name, ntup=int(ntup), tsamples=int(tsamples), psamples=int(psamples),
+                     p=float(p), verdict=verdict)
+            )  # fmt: skip
+            print(verdicts[-1], flush=True)
+        version = subprocess.run(["dieharder", "-h"], capture_output=True, text=True).stdout
+        number = next((w for w in version.split() if w[:2] == "3."), "unknown")
+        record(path, {"battery": f"dieharder {number}", "law": zk.LAW, "verdicts": verdicts})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bytes", type=float, default=float("inf"))
+    parser.add_argument("--battery", type=Path, help="run dieharder, write its verdicts here")
+    parser.add_argument("--tests", type=int, nargs="*", default=TESTS)
+    args = parser.parse_args()
+    battery(args.battery, args.tests) if args.battery else pipe(args.bytes)
+
+
+if __name__ == "__main__":
+    main()
