@@ -16,6 +16,7 @@ from tiny_llama import (
     texts,
 )
 from tiny_trainer import arguments, logged
+from transformers import TrainerCallback
 from trl import (
     DPOConfig,
     DPOTrainer,
@@ -27,7 +28,7 @@ from trl import (
     SFTTrainer,
 )
 
-from zopro import ZerothOrderMixin, ZOPrOConfig, ZOPrOTrainer
+from zopro import ZerothOrderMixin, ZOPrO, ZOPrOConfig, ZOPrOTrainer
 from zopro.trainer import ZerothOrderArguments
 
 
@@ -127,6 +128,36 @@ def test_metrics_of_a_still_model_are_the_parents(name, tmp_path):
         for key in set(theirs) - skip:
             if "runtime" not in key and "per_second" not in key:
                 assert ours[key] == pytest.approx(theirs[key], abs=5e-3, rel=1e-3), key
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradients of the first step."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 0:
+            self.all = {n: p.grad.clone() for n, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_slope_is_the_parents_gradient_along_the_direction(name, tmp_path):
+    options = {"gradient_accumulation_steps": 2, "max_steps": 1, "learning_rate": 0.0}
+    first, gradients = (
+        build(name, tmp_path, zeroth=False, max_grad_norm=0.0, **options),
+        Gradients(),
+    )
+    first.add_callback(gradients)
+    first.train()
+    zeroth = build(name, tmp_path, zo_eps=1e-3, **options)
+    zeroth.train()
+
+    model = build_model()
+    theta = snapshot(model)
+    optimizer = ZOPrO(model.named_parameters(), eps=1.0, seed=zeroth.args.seed, restore="exact")
+    with optimizer.perturbed(+1):
+        z = {n: p.detach() - theta[n] for n, p in model.named_parameters()}
+    exact = sum((gradients.all[n] * z[n]).sum() for n in theta).item()
+    assert zeroth.zopro.last.projected_gradients[0] == pytest.approx(exact, rel=3e-2, abs=1e-3)
+    assert abs(exact) > 1e-2
 
 
 @pytest.mark.parametrize("name", TRAINERS)

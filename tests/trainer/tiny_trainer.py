@@ -3,7 +3,7 @@
 import dataclasses
 
 from tiny_llama import build_model, tokens
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from zopro import ZerothOrderMixin
 from zopro.trainer import ZerothOrderArguments
@@ -42,3 +42,13 @@ def trainer(tmp_path, model=None, dataset=None, callbacks=None, **kwargs):
 def logged(t, name):
     """The values of one metric over the run."""
     return [entry[name] for entry in t.state.log_history if name in entry]
+
+
+class Reports(TrainerCallback):
+    """Keeps the optimizer's report of every step."""
+
+    def __init__(self):
+        self.all = []
+
+    def on_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        self.all.append(optimizer.optimizer.last)

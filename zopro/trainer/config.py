@@ -179,3 +179,13 @@ class ZOPrOConfig(ZerothOrderArguments, RLOOConfig):
     In it `epsilon` is the PPO clip and `beta` the weight of the KL term; what is ours begins with
     `zo_`. Objective: RLOO (arXiv 2402.14740).
     """
+
+
+def require_zeroth_order(args) -> None:
+    """TypeError for a configuration without our fields, such as TRL's own."""
+    if not isinstance(args, ZerothOrderArguments):
+        name = type(args).__name__
+        raise TypeError(
+            f"args is a {name}, which has no zeroth-order fields: use ZOPrOConfig, or a dataclass"
+            f" that inherits (ZerothOrderArguments, {name})."
+        )

@@ -8,7 +8,7 @@ import torch
 
 from zopro.optimizer import ZOPrO
 
-from .config import ZerothOrderArguments
+from .config import require_zeroth_order
 from .distributed import (
     SameWeights,
     common_seed,
@@ -45,11 +45,7 @@ class ZerothOrderMixin:
 
     def create_accelerator_and_postprocess(self):
         """After the parent's: refuse what cannot work, and prepare models as for evaluation."""
-        if not isinstance(self.args, ZerothOrderArguments):
-            raise TypeError(
-                f"args is a {type(self.args).__name__}, which has no zeroth-order fields: use"
-                f" ZOPrOConfig, or a class of (ZerothOrderArguments, {type(self.args).__name__})."
-            )
+        require_zeroth_order(self.args)
         super().create_accelerator_and_postprocess()
         refuse_sharding(self.accelerator, self.args)
         if self.accelerator.mixed_precision == "fp16":

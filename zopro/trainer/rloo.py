@@ -9,7 +9,7 @@ from typing import Any
 
 from trl import RLOOTrainer
 
-from .config import ZOPrOConfig
+from .config import ZOPrOConfig, require_zeroth_order
 from .mixin import ZerothOrderMixin
 
 
@@ -42,6 +42,7 @@ class ZOPrOTrainer(ZerothOrderMixin, RLOOTrainer):
         if args is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             args = ZOPrOConfig(f"{name.rstrip('/').split('/')[-1] or 'model'}-ZOPrO")
+        require_zeroth_order(args)  # before a large model is loaded
         reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         if not reward_funcs:
             raise ValueError("reward_funcs is empty: pass at least one reward function or model.")

@@ -1,0 +1,98 @@
+"""Two gloo ranks: common seeds, averaged losses, equal bits; and what is refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny_llama import build_model, tokens
+from tiny_trainer import Reports, ZOTrainer, arguments
+
+from zopro.trainer.distributed import digest, refuse_sharded_parameters, refuse_sharding
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    out = tmp_path_factory.mktemp("ranks")
+    paths = [str(HERE), str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, str(HERE / "two_ranks.py"), str(out)],
+        env=environment, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads((out / f"rank{i}.json").read_text()) for i in range(2)]
+
+
+def test_slopes_are_those_of_both_batches_together(ranks, tmp_path):
+    reports = Reports()
+    args = arguments(
+        tmp_path, learning_rate=0.0, max_steps=3, zo_eps=1e-2, per_device_train_batch_size=8
+    )
+    ZOTrainer(build_model(), args, None, tokens(), callbacks=[reports]).train()
+    alone = [r.projected_gradients[0] for r in reports.all]
+    first, second = (r["mean_of_ranks"]["slopes"] for r in ranks)
+    assert first == second and first == pytest.approx(alone, rel=1e-3, abs=1e-4)
+
+
+def test_weights_stay_equal_to_the_bit(ranks):
+    first, second = (r["rloo"] for r in ranks)
+    assert first["seed"] == second["seed"] == 0
+    assert first["responses"] != second["responses"]
+    assert first["skipped"] == second["skipped"] == 1  # a NaN on rank 1 alone
+    assert first["moved"] and first["digest"] == second["digest"]
+
+
+def test_weights_that_differ_are_refused(ranks):
+    for rank in ranks:
+        assert "rank(s) [1] differ from rank 0's when training starts" in rank["strangers"]["error"]
+
+
+def test_digest_sees_every_bit():
+    tensors = [torch.zeros(3, 5), torch.ones(7, dtype=torch.bfloat16), torch.zeros(0)]
+    known = digest(tensors)
+    assert digest([t.clone() for t in tensors]) == known
+    tensors[0][2, 4] = -0.0
+    assert digest(tensors) != known
+    strided = torch.arange(6.0).reshape(2, 3).t()
+    assert digest([strided]) == digest([strided.contiguous()])
+
+
+@pytest.mark.parametrize(
+    "name, state, parallelism, n_gpu",
+    [
+        ("FSDP", {"fsdp_plugin": object()}, {}, 1),
+        ("DeepSpeed", {"deepspeed_plugin": object()}, {}, 1),
+        ("Megatron-LM", {"megatron_lm_plugin": object()}, {}, 1),
+        ("tensor, context or sequence parallelism", {}, {"tp_enabled": True}, 1),
+        ("nn.DataParallel", {}, {}, 2),
+    ],
+)
+def test_sharding_is_refused(name, state, parallelism, n_gpu):
+    accelerator = SimpleNamespace(
+        state=SimpleNamespace(**state), parallelism_config=SimpleNamespace(**parallelism)
+    )
+    with pytest.raises(ValueError, match="is not supported by zeroth-order training") as caught:
+        refuse_sharding(accelerator, SimpleNamespace(n_gpu=n_gpu))
+    assert str(caught.value).startswith(name)
+
+
+def test_the_trainer_asks_before_it_trains(tmp_path):
+    args = arguments(tmp_path)
+    args._n_gpu = 2
+    with pytest.raises(ValueError, match="DataParallel"):
+        ZOTrainer(build_model(), args, None, tokens())
+
+
+def test_sharded_parameter_is_refused():
+    shard = torch.nn.Parameter(torch.zeros(2))
+    shard.device_mesh = "two ranks"
+    with pytest.raises(ValueError, match="'weight' is sharded"):
+        refuse_sharded_parameters([("weight", shard)])
