@@ -22,6 +22,7 @@ def check_distribution(distribution: str) -> None:
 def check_tensors(
     name: str, tensors: Sequence[Tensor], dtypes: tuple[torch.dtype, ...] = DTYPES
 ) -> list[Tensor]:
+    """`tensors` as a list of dense tensors that have memory, of one of `dtypes`."""
     if isinstance(tensors, Tensor):
         raise TypeError(f"{name} is one tensor: give a list of tensors")
     tensors = list(tensors)
