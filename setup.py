@@ -23,6 +23,8 @@ class CMakeBuild(build_ext):
         cuda = os.environ.get("ZOPRO_CUDA", "AUTO").upper()
         if cuda not in ("AUTO", "ON", "OFF"):
             raise SystemExit(f"ZOPRO_CUDA={cuda!r} is not known: use AUTO, ON or OFF")
+        for stale in self._modules().glob("_c*.so"):  # of an earlier build in this tree
+            stale.unlink()
         try:
             self._configure(cuda)
             self._build("_cpu")
@@ -46,6 +48,10 @@ class CMakeBuild(build_ext):
     def _directory(self) -> Path:
         return Path(self.build_temp).resolve() / "cmake"
 
+    def _modules(self) -> Path:
+        into = ROOT if self.inplace or self.editable_mode else Path(self.build_lib).resolve()
+        return into / "zopro_kernels"
+
     def _configure(self, cuda: str) -> None:
         # A stale cache would keep the paths of another build environment's tools.
         shutil.rmtree(self._directory(), ignore_errors=True)
@@ -67,8 +73,7 @@ class CMakeBuild(build_ext):
     def _build(self, name: str) -> None:
         subprocess.run(["cmake", "--build", str(self._directory()), "--target", name], check=True)
         (built,) = self._directory().glob(f"{name}.*")
-        into = ROOT if self.inplace or self.editable_mode else Path(self.build_lib).resolve()
-        shutil.copy2(built, into / "zopro_kernels" / built.name)
+        shutil.copy2(built, self._modules() / built.name)
 
 
 # One name stands for both modules, so that setuptools makes a platform wheel.
