@@ -46,8 +46,8 @@ ROLLOUT = {
     "zo_estimator": "one_sided",
     "zo_eps": 0.02,
 }
-PLAIN_LR, TARGETED_LR = 2.0, 0.1
-STEPS = 24  # of each iteration
+PLAIN_LR, TARGETED_LR = 1.0, 1.0
+STEPS, SECOND_STEPS = 32, 16  # of iteration 0 and of iteration 1
 
 
 def load(weights: torch.Tensor | None = None):
@@ -64,30 +64,29 @@ class Bar(TrainerCallback):
     """Moves a shared progress bar and shows the reward of the last rollout."""
 
     def __init__(self, bar: tqdm, label: str):
-        self.bar, self.label, self.rewards = bar, label, []
+        self.bar, self.label = bar, label
 
     def on_step_end(self, args, state, control, **_):
         self.bar.update()
 
     def on_log(self, args, state, control, logs=None, **_):
         if "reward" in (logs or {}):
-            self.rewards.append(float(logs["reward"]))
-            self.bar.set_postfix_str(f"{self.label}, reward {self.rewards[-1]:.3f}")
+            self.bar.set_postfix_str(f"{self.label}, reward {float(logs['reward']):.3f}")
 
 
-def train(weights, seed: int, lr: float, pairs, tokenizer, bar, label, previous=None):
-    """One iteration of `STEPS` steps from `weights` (None: the start checkpoint).
+def train(weights, seed, steps, lr, pairs, tokenizer, bar, label, previous=None) -> torch.Tensor:
+    """One iteration of `steps` steps from `weights` (None: the start checkpoint).
 
     previous: the update [192] near which directions are drawn, None for plain SPSA.
-    Returns: the gain reached, fp32 [192], and the mean reward of each rollout.
+    Returns: the last norm's gain that is reached, fp32 [192].
     """
-    model, callback = load(weights), Bar(bar, label)
+    model = load(weights)
     with tempfile.TemporaryDirectory() as folder:
         config = ZOPrOConfig(
             output_dir=folder,
             learning_rate=lr,
             lr_scheduler_type="constant",
-            max_steps=STEPS,
+            max_steps=steps,
             gradient_accumulation_steps=1,
             max_completion_length=NEW_TOKENS,
             temperature=1.0,
@@ -108,30 +107,27 @@ def train(weights, seed: int, lr: float, pairs, tokenizer, bar, label, previous=
             args=config,
             train_dataset=pairs,
             processing_class=tokenizer,
-            callbacks=[callback],
+            callbacks=[Bar(bar, label)],
         )
         trainer.remove_callback(transformers.PrinterCallback)
         if previous is not None:
             trainer.set_targets({TRAINED: previous})
         trainer.train()
-    return model.get_parameter(TRAINED).detach().clone(), callback.rewards
+    return model.get_parameter(TRAINED).detach().clone()
 
 
 def run_seed(seed: int, data: dict, tokenizer, bar, samples: int) -> dict:
     """All arms of one seed: {arm: (gain of the last norm [192], rewards [prompts])}."""
     start = load().get_parameter(TRAINED).detach().clone()
-    arms = {"before": start}
-    arms["plain, iteration 0"], _ = train(
-        None, seed, PLAIN_LR, data["train"], tokenizer, bar, f"seed {seed}: plain SPSA"
-    )
-    begin = arms["plain, iteration 0"]
-    arms["plain, twice the steps"], _ = train(
-        begin, seed + 1000, PLAIN_LR, data["train"], tokenizer, bar, f"seed {seed}: more SPSA"
-    )
-    arms["targeted after plain"], _ = train(
-        begin, seed + 1000, TARGETED_LR, data["train"], tokenizer, bar,
-        f"seed {seed}: targeted", previous=begin - start,
-    )  # fmt: skip
+    common = (data["train"], tokenizer, bar)
+    first = train(None, seed, STEPS, PLAIN_LR, *common, f"seed {seed}, plain")
+    later = (first, seed + 1000, SECOND_STEPS)
+    arms = {
+        "before": start,
+        "iteration 0": first,
+        "plain": train(*later, PLAIN_LR, *common, f"seed {seed}, plain again"),
+        "targeted": train(*later, TARGETED_LR, *common, f"seed {seed}, targeted", first - start),
+    }
     results = {}
     for i, (arm, weights) in enumerate(arms.items()):
         bar.set_postfix_str(f"seed {seed}: judging {arm}")
@@ -162,14 +158,14 @@ def main() -> None:
         data["test"] = data["test"].select(range(args.prompts))
     tokenizer = AutoTokenizer.from_pretrained(START)
     print(f"{len(data['train'])} training pairs, {len(data['test'])} held-out pairs")
-    with tqdm(total=args.seeds * (3 * STEPS + 4), unit="step") as bar:
+    with tqdm(total=args.seeds * (STEPS + 2 * SECOND_STEPS + 4), unit="step") as bar:
         seeds = [run_seed(s, data, tokenizer, bar, args.samples) for s in range(args.seeds)]
     record = report(seeds, data["test"], tokenizer, load)
     record["seconds"] = round(time.time() - began, 1)
     record["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(f"\n{record['seconds']:.0f} s, peak memory {record['peak_memory_mb']} MB")
     record["settings"] = {**ROLLOUT, "plain_lr": PLAIN_LR, "targeted_lr": TARGETED_LR}
-    record["settings"]["steps"] = STEPS
+    record["settings"]["steps"] = [STEPS, SECOND_STEPS]
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "demo.json").write_text(json.dumps({**record, **facts()}, indent=1) + "\n")
     print(f"results written to {args.out / 'demo.json'}")
