@@ -30,7 +30,7 @@ class CMakeBuild(build_ext):
             self._build("_cpu")
         except (subprocess.CalledProcessError, FileNotFoundError) as error:
             if cuda == "ON":
-                raise SystemExit(f"zopro: the build failed, and ZOPRO_CUDA=ON asks for it: {error}") from None
+                raise SystemExit(f"zopro: the build failed with ZOPRO_CUDA=ON: {error}") from None
             warnings.warn(
                 "zopro installs without native kernels, because the C++ build failed (see above; "
                 "is there a compiler?): the slower PyTorch reference will serve.",
@@ -42,7 +42,7 @@ class CMakeBuild(build_ext):
                 self._build("_cuda")
             except subprocess.CalledProcessError as error:
                 if cuda == "ON":
-                    raise SystemExit(f"zopro: the CUDA build failed with ZOPRO_CUDA=ON: {error}") from None
+                    raise SystemExit(f"zopro: nvcc failed with ZOPRO_CUDA=ON: {error}") from None
                 warnings.warn("zopro installs without its CUDA module: nvcc failed", stacklevel=1)
 
     def _directory(self) -> Path:
