@@ -78,7 +78,10 @@ class ZOPrO(Engine):
         checks.group_options(defaults)
         super().__init__(checks.parameter_list(params), defaults)
         if not self._indices:
-            raise ValueError("params has no parameter that requires grad: nothing to train")
+            raise ValueError(
+                "params has no parameter that requires grad: call requires_grad_() on what is to "
+                "be trained (fp32, bf16 or fp16; integer tensors cannot be)"
+            )
         logger.info("ZOPrO restores its %d tensors %s", len(self._indices), self.restore_policy)
 
     @property

@@ -138,6 +138,11 @@ def check_groups(targets: Targets, params: list[Tensor], group_of: list[int]) ->
 
 def aim(plan: Plan, targets: Targets, step: int) -> None:
     """Turns the plan's plain directions into targeted ones, with one reduction a direction."""
+    if any(p not in targets.prev for p in plan.tensors):
+        raise RuntimeError(
+            "a parameter has begun to require grad since set_targets: call set_targets again, "
+            "with an update for it"
+        )
     d = targets.weight(step)
     across = math.sqrt(1.0 - d * d)
     prev = [targets.prev[p] for p in plan.tensors]
