@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from kernels.bits import assert_same_bits
@@ -82,6 +83,17 @@ def test_every_instruction_set(isa, expected, tmp_path):
     assert done.returncode == 0, done.stderr
     for i, (a, b) in enumerate(zip(torch.load(tmp_path / "out.pt"), expected)):
         assert_same_bits(a, b, f"{isa}, case {i}")
+
+
+def test_past_two_to_the_31_elements():
+    numel = 2**31 + 4099
+    if psutil.virtual_memory().available < 3 * 2 * numel:
+        pytest.skip("needs 13 GB of free memory")
+    x = torch.zeros(numel, dtype=torch.bfloat16)
+    zk.add_noise_([x], [5], [1.0], distribution="gaussian", backend="cpu")
+    for start in (0, 2**31 - 10, numel - 5000):
+        n = zk.noise(5000, 5, offset=start, distribution="gaussian", dtype=x.dtype)
+        assert_same_bits(x[start : start + 5000], n[: numel - start], f"from {start}")
 
 
 def test_thread_count_does_not_matter():
