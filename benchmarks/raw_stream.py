@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from harness import record
@@ -48,28 +50,41 @@ def pipe(limit: float) -> None:
         sys.stderr.close()  # the battery has seen enough
 
 
+def dieharder(test: int, *options: str) -> Iterator[dict[str, Any]]:
+    """Runs one of dieharder's tests on the start of the stream; a verdict for each of its parts."""
+    feed = subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE)
+    out = subprocess.run(
+        ["dieharder", "-d", str(test), "-g", "200", *options],
+        stdin=feed.stdout, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    feed.kill()
+    for row in (line.split("|") for line in out.splitlines() if line.count("|") == 5):
+        name, ntup, tsamples, psamples, p, verdict = map(str.strip, row)
+        if name != "test_name":
+            yield dict(number=test, test=name, ntup=int(ntup), tsamples=int(tsamples),
+                       psamples=int(psamples), p=float(p), verdict=verdict)  # fmt: skip
+
+
 def battery(path: Path, tests: list[int]) -> None:
-    """One dieharder process a test, fed from the start of the stream; verdicts to `path`."""
-    verdicts = []
+    """Verdicts of `tests` to `path`; those that are there already are kept.
+
+    Among a hundred p-values a right stream has one below 0.01, which dieharder calls weak: such a
+    test is run again in its mode that adds samples until the verdict is clear (-Y 1).
+    """
+    version = subprocess.run(["dieharder", "-h"], capture_output=True, text=True).stdout
+    number = next((w for w in version.split() if w[:2] == "3."), "unknown")
+    known = json.loads(path.read_text()) if path.exists() else {"verdicts": [], "resolved": []}
+    verdicts, resolved = known["verdicts"], known["resolved"]
     for test in tests:
-        feed = subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE)
-        out = subprocess.run(
-            ["dieharder", "-d", str(test), "-g", "200"],
-            stdin=feed.stdout, capture_output=True, text=True, check=True,
-        ).stdout  # fmt: skip
-        feed.kill()
-        rows = (line.split("|") for line in out.splitlines() if line.count("|") == 5)
-        for name, ntup, tsamples, psamples, p, verdict in (map(str.strip, r) for r in rows):
-            if name == "test_name":
-                continue
-            verdicts.append(
-                dict(test=name, ntup=int(ntup), tsamples=int(tsamples), psamples=int(psamples),
-                     p=float(p), verdict=verdict)
-            )  # fmt: skip
-            print(verdicts[-1], flush=True)
-        version = subprocess.run(["dieharder", "-h"], capture_output=True, text=True).stdout
-        number = next((w for w in version.split() if w[:2] == "3."), "unknown")
-        record(path, {"battery": f"dieharder {number}", "law": zk.LAW, "verdicts": verdicts})
+        if any(v["number"] == test for v in verdicts):
+            continue
+        verdicts += (found := list(dieharder(test)))
+        if any(v["verdict"] != "PASSED" for v in found):
+            resolved += (again := list(dieharder(test, "-Y", "1")))
+            print(*again, sep="\n", flush=True)
+        print(*found, sep="\n", flush=True)
+        record(path, {"battery": f"dieharder {number}", "law": zk.LAW,
+                      "verdicts": verdicts, "resolved": resolved})  # fmt: skip
 
 
 def main() -> None:
