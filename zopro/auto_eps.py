@@ -42,14 +42,22 @@ def find_eps(loss_at: Callable[[int, float], float], two_sided: bool = True) -> 
     loss_at(k, x) is the loss at theta + x z_k, k < 4. The signal is the rms over the directions
     of the difference the estimator takes, L(eps) - L(-eps) or, one-sided, half of it; the noise
     that of a difference of two losses. Starts at 1e-5 and climbs, because far above the answer
-    curvature looks like noise. Costs 16 calls a rung: three to six rungs as a rule, at most 10.
+    curvature looks like noise. Costs 16 calls a rung: two to six rungs as a rule, at most 10.
 
     Raises RuntimeError where no eps is clear.
     """
     low, best, eps, calls = 0.0, None, FIRST, 0
+    noises: dict[float, float] = {}
     for _ in range(RUNGS):
-        signal, noise = _probe(loss_at, eps, two_sided)
+        signal, noises[eps] = _probe(loss_at, eps, two_sided)
+        # Noise grows with eps, if anything: what smaller ones showed is a lower bound, without
+        # which a rung of four small noise samples would pass for clear by luck.
+        below = [n * n for e, n in noises.items() if e <= eps]
+        noise = max(noises[eps], math.sqrt(sum(below) / len(below)))
         calls += DIRECTIONS * len(POINTS)
+        if not (math.isfinite(signal) and math.isfinite(noise)):
+            low = max(low, eps)
+            break  # larger ones would not be finite either
         ratio = _ratio(signal, noise)
         if ratio >= CLEAR:
             best = AutoEps(eps, signal, noise, calls)
@@ -75,8 +83,6 @@ def find_eps(loss_at: Callable[[int, float], float], two_sided: bool = True) -> 
 
 
 def _ratio(signal: float, noise: float) -> float:
-    if not (math.isfinite(signal) and math.isfinite(noise)):
-        return 0.0
     if noise == 0.0:
         return math.inf if signal > 0.0 else 0.0  # nothing moved at all: climb
     return signal / noise

@@ -32,8 +32,8 @@ class ZOPrO(Engine):
         left alone. A parameter's index in the noise law is its place among the trainable ones.
     lr: step size, at least 0. Several schedulers may change it between steps.
     eps: rms of the perturbation an element, in the weights' units, or "auto": the first estimate
-        looks for the smallest that rises clear of the loss's noise (see zopro.auto_eps; about 50
-        to 100 more closure calls, once) and sets the groups' eps to it.
+        looks for the smallest that rises clear of the loss's noise (see zopro.auto_eps; 32 to 100
+        more closure calls as a rule, once) and sets the groups' eps to it.
     distribution: of the noise, "rademacher" (+1 or -1) or "gaussian".
     weight_decay: decoupled, as in AdamW; at least 0.
     num_directions: K, averaged in each step: 2 K closure calls, or K + 1 one-sided.
