@@ -51,7 +51,7 @@ def one_number(completions, **columns):
     "reward, error, sentence",
     [
         (raises, RuntimeError, "Reward function 'raises' raised KeyError: 'no such word'"),
-        (wrong_count, ValueError, "'wrong_count' returned 1 rewards, but 4 were expected"),
+        (wrong_count, ValueError, "'wrong_count' returned 1 rewards for 4 completions"),
         (not_a_number, ValueError, "Reward function 'not_a_number' returned nan for completion 1"),
         (infinite, ValueError, "Reward function 'infinite' returned inf for completion 0"),
         (words, ValueError, "Reward function 'words' returned 'good' for completion 0"),

@@ -136,7 +136,7 @@ class ZerothOrderMixin:
         """Before the parent's: a `grad_norm` that means something, and the steps skipped."""
         optimizer = self.zopro
         last = getattr(optimizer, "last", None)
-        if last is not None and "grad_norm" in logs:
+        if last is not None and "loss" in logs:
             slopes = last.projected_gradients
             logs["grad_norm"] = (sum(g * g for g in slopes) / len(slopes)) ** 0.5
             if optimizer.skipped_steps:

@@ -80,10 +80,7 @@ def _is_plain(reward) -> bool:
 
 
 def _checked(reward: Callable[..., Any]) -> Callable[..., Any]:
-    """`reward` under its own name, with its errors and its values said in one sentence.
-
-    That there is one reward for each completion is checked by TRL.
-    """
+    """`reward` under its own name, with its errors and bad values told in one sentence each."""
     inner = reward
     while isinstance(inner, functools.partial):
         inner = inner.func
@@ -98,15 +95,15 @@ def _checked(reward: Callable[..., Any]) -> Callable[..., Any]:
                 f"Reward function {name!r} raised {type(error).__name__}: {error}"
             ) from error
 
-    async def checked_async(*args, **kwargs):
+    async def checked_async(completions, **kwargs):
         with told():
-            rewards = await reward(*args, **kwargs)
-        return _finite(name, rewards)
+            rewards = await reward(completions=completions, **kwargs)
+        return _finite(name, rewards, len(completions))
 
-    def checked(*args, **kwargs):
+    def checked(completions, **kwargs):
         with told():
-            rewards = reward(*args, **kwargs)
-        return _finite(name, rewards)
+            rewards = reward(completions=completions, **kwargs)
+        return _finite(name, rewards, len(completions))
 
     if inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(type(inner).__call__):
         checked = checked_async  # TRL runs these together
@@ -114,13 +111,18 @@ def _checked(reward: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-def _finite(name: str, rewards: Any) -> list[float | None]:
+def _finite(name: str, rewards: Any, count: int) -> list[float | None]:
     if not isinstance(rewards, Iterable) or isinstance(rewards, str):
         raise ValueError(
             f"Reward function {name!r} returned a {type(rewards).__name__}: return a list of"
             " numbers, one for each completion."
         )
     rewards = list(rewards)
+    if len(rewards) != count:
+        raise ValueError(
+            f"Reward function {name!r} returned {len(rewards)} rewards for {count} completions:"
+            " return one for each."
+        )
     for i, value in enumerate(rewards):
         try:
             finite = value is None or math.isfinite(value)
