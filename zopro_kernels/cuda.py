@@ -1,13 +1,71 @@
-"""Backend "cpu": the C++ kernels of csrc/cpu on host tensors."""
+"""Backend "cuda": the CUDA kernels of csrc/cuda on device tensors."""
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
+from torch import Tensor
+
+from .passes import Dots, Pass
+from .reference_law import DOT_NN_SCALE, LAW
+from .table import describe, scalars
+
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+CHUNK_TILES = 1  # a warp takes a tile of 4,096 elements
+
+_native: ModuleType | None
+try:
+    from . import _cuda as _native
+
+    _reason = ""
+    if _native.LAW != LAW:
+        _reason = f"built for law {_native.LAW}, this package has law {LAW}: install it again"
+except ImportError as error:  # no nvcc at install time, or another Python's build
+    _native, _reason = None, f"the CUDA module does not import ({error}): install with nvcc"
 
 
 def status() -> str:
-    return "not built"
+    if _reason or _native is None:
+        return _reason
+    if (state := _native.status()) != "available":
+        return state
+    if not torch.cuda.is_available():
+        return "no device: torch sees no CUDA device (is it a CPU build?)"
+    return "available"
 
 
 def supports(device: torch.device) -> bool:
-    return device.type == "cpu"
+    return device.type == "cuda"
+
+
+def add_noise_(p: Pass) -> None:
+    """Performs the pass in place; one launch, whatever the number of tensors and seeds."""
+    device = p.tensors[0].device
+    with torch.cuda.device(device):
+        table = describe(p, CHUNK_TILES)
+        integers, floats = scalars(p)
+        _native.add_noise(
+            device.index, table.rows.data_ptr(), integers.data_ptr(), floats.data_ptr(),
+            table.chunks, len(p.tensors), len(p.seeds), _DTYPES[p.tensors[0].dtype],
+            p.distribution == "gaussian", p.stochastic, p.prev is not None, p.v is not None,
+            torch.cuda.current_stream(device).cuda_stream,
+        )  # fmt: skip
+
+
+def noise_dots(d: Dots) -> Tensor:
+    """int64 [T, 2] on the CPU: v.n in units of 2^-40 and n.n in units of 2^-24."""
+    device, count = d.vectors[0].device, len(d.vectors)
+    gaussian = d.distribution == "gaussian"
+    with torch.cuda.device(device):
+        table = describe(d, CHUNK_TILES)
+        integers, _ = scalars(d)
+        sums = torch.zeros(count, 2, dtype=torch.int64, device=device)
+        _native.noise_dots(
+            device.index, table.rows.data_ptr(), integers.data_ptr(), sums.data_ptr(),
+            table.chunks, count, gaussian, torch.cuda.current_stream(device).cuda_stream,
+        )  # fmt: skip
+    out = sums.cpu()
+    if not gaussian:  # n.n of signs counts the elements
+        out[:, 1] = torch.tensor([v.numel() for v in d.vectors]) * int(DOT_NN_SCALE)
+    return out

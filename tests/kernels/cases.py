@@ -67,6 +67,7 @@ def make_dots(device: str, distribution: str) -> Dots:
 
 
 def misaligned(dtype: torch.dtype, device: str) -> list[Tensor]:
-    """Views whose first element lies 1, 2, .. elements past a 16-byte boundary."""
-    storage = weights(dtype, device, (20000,))[0]
-    return [storage[start : start + 9000] for start in (1, 2)] + [storage[8 : 8 + 9000]]
+    """Views whose first element lies 1, 2 and 8 elements past a 16-byte boundary."""
+    starts = (1, 2, 8)
+    storages = weights(dtype, device, (9100,) * len(starts))
+    return [storage[start : start + 9000] for start, storage in zip(starts, storages)]

@@ -1,0 +1,59 @@
+// Python module zopro_kernels._cuda: device addresses in, nothing checked but the return codes.
+// It imports where there is no driver (cudart is inside) and then says "no device".
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "../cuda/kernels.h"
+#include "../cuda/launch.h"
+#include "zopro/noise.h"
+
+namespace py = pybind11;
+using namespace zopro::cuda;
+
+namespace {
+
+int device_count() {
+    int count = 0;
+    return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+std::string status() {
+    int count = 0;
+    if (const cudaError_t code = cudaGetDeviceCount(&count); code != cudaSuccess)
+        return std::string("no device: ") + cudaGetErrorString(code);
+    return count ? "available" : "no device: the driver reports none";
+}
+
+// This runtime keeps its own current device, so every call names it.
+Arguments arguments(int device, uint64_t table, uint64_t integers, uint64_t floats, uint64_t sums,
+                    int64_t chunks, int32_t count, int32_t seeds, bool has_prev, bool has_v) {
+    check(cudaSetDevice(device), "cudaSetDevice");
+    return Arguments{reinterpret_cast<const int64_t*>(table),
+                     reinterpret_cast<const int64_t*>(integers),
+                     reinterpret_cast<const float*>(floats),
+                     reinterpret_cast<int64_t*>(sums),
+                     chunks, count, seeds, has_prev, has_v};
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cuda, m) {
+    m.attr("LAW") = zopro::LAW;
+    m.def("device_count", &device_count);
+    m.def("status", &status);
+    m.def("add_noise",
+          [](int device, uint64_t table, uint64_t integers, uint64_t floats, int64_t chunks,
+             int32_t count, int32_t seeds, int dtype, bool gaussian, bool stochastic, bool has_prev,
+             bool has_v, uint64_t stream) {
+              add_noise(arguments(device, table, integers, floats, 0, chunks, count, seeds,
+                                  has_prev, has_v),
+                        Dtype(dtype), gaussian, stochastic,
+                        reinterpret_cast<cudaStream_t>(stream));
+          });
+    m.def("noise_dots", [](int device, uint64_t table, uint64_t integers, uint64_t sums,
+                           int64_t chunks, int32_t count, bool gaussian, uint64_t stream) {
+        noise_dots(arguments(device, table, integers, 0, sums, chunks, count, 1, false, false),
+                   gaussian, reinterpret_cast<cudaStream_t>(stream));
+    });
+}

@@ -1,0 +1,31 @@
+// The CUDA operations: arguments as one plain struct, one launcher an operation (host C++).
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace zopro::cuda {
+
+enum class Dtype : int { fp32 = 0, bf16 = 1, fp16 = 2 };
+
+// Arrays in device memory, so that a captured launch can be replayed with other values. Their
+// layout is written down in zopro_kernels/table.py; chunks are of one tile (4,096 elements).
+struct Arguments {
+    const int64_t* table;     // [T, 8] descriptors
+    const int64_t* integers;  // [1 + 2 K] rounding seed, seeds, streams
+    const float* floats;      // [T, 3 + K] decay, prev_coeff, v_coeff, coeffs; add_noise alone
+    int64_t* sums;            // [T, 2] added to: v.n in 2^-40, n.n in 2^-24; noise_dots alone
+    int64_t chunks;           // of all tensors
+    int32_t count;            // T
+    int32_t seeds;            // K; noise_dots: 1
+    bool has_prev, has_v;
+};
+
+// Performs the pass on the tensors of the table, in place. Throws std::runtime_error.
+void add_noise(const Arguments& args, Dtype dtype, bool gaussian, bool stochastic,
+               cudaStream_t stream);
+// v.n, and for gaussian n.n (of signs it is the number of elements), of fp32 vectors.
+void noise_dots(const Arguments& args, bool gaussian, cudaStream_t stream);
+
+}  // namespace zopro::cuda

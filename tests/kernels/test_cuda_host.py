@@ -1,0 +1,111 @@
+"""The CUDA kernels' own source, compiled by g++ with fibers for threads, against the reference.
+
+Shows without a GPU that which lane handles which element, shuffles, edges and tables are right.
+What the hardware adds (its roundings, its memory) is test_cuda.py's.
+"""
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from kernels.bits import assert_same_bits
+from kernels.cases import DTYPES, make_dots, make_pass, misaligned
+
+from zopro_kernels import reference
+from zopro_kernels.cuda import CHUNK_TILES
+from zopro_kernels.passes import Pass
+from zopro_kernels.reference_law import DOT_NN_SCALE
+from zopro_kernels.table import describe, scalars
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent / "cuda_host"
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    if (compiler := shutil.which("g++")) is None:
+        pytest.skip("no g++ to compile the CUDA source with")
+    out = tmp_path_factory.mktemp("cuda_host") / "host.so"
+    sources = [HERE / "host.cpp", *(ROOT / "csrc/cuda").glob("*.cu")]
+    includes = [HERE, ROOT / "csrc/include", ROOT / "csrc/cuda"]
+    subprocess.run(
+        [
+            compiler, "-std=c++17", "-O1", "-ffp-contract=off", "-w", "-shared", "-fPIC",
+            *(f"-I{path}" for path in includes), "-x", "c++", *map(str, sources), "-o", str(out),
+        ],
+        check=True,
+    )  # fmt: skip
+    return ctypes.CDLL(str(out))
+
+
+def address(tensor: torch.Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def run(library, p: Pass) -> None:
+    table = describe(p, CHUNK_TILES)
+    integers, floats = scalars(p)
+    library.host_add_noise(
+        address(table.rows), address(integers), address(floats), ctypes.c_int64(table.chunks),
+        len(p.tensors), len(p.seeds), DTYPES.index(p.tensors[0].dtype),
+        ctypes.c_bool(p.distribution == "gaussian"), ctypes.c_bool(p.stochastic),
+        ctypes.c_bool(p.prev is not None), ctypes.c_bool(p.v is not None),
+    )  # fmt: skip
+
+
+def compare(library, make) -> None:
+    ours, oracle = make(), make()
+    run(library, ours)
+    reference.add_noise_(oracle)
+    for t, (a, b) in enumerate(zip(ours.tensors, oracle.tensors)):
+        assert_same_bits(a, b, f"tensor {t}")
+
+
+@pytest.mark.parametrize("targets", ("", "prev", "v", "prev and v"))
+@pytest.mark.parametrize("seeds", (0, 1, 3))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("distribution", ("rademacher", "gaussian"))
+def test_pass(library, distribution, dtype, seeds, targets):
+    def make():
+        return make_pass(
+            dtype, "cpu", distribution, seeds, prev="prev" in targets, v="v" in targets.split()
+        )
+
+    compare(library, make)
+
+
+@pytest.mark.parametrize("seeds", (0, 1, 3))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("distribution", ("rademacher", "gaussian"))
+def test_stochastic(library, distribution, dtype, seeds):
+    compare(library, lambda: make_pass(dtype, "cpu", distribution, seeds, stochastic=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("distribution", ("rademacher", "gaussian"))
+def test_misaligned_views(library, distribution, dtype):
+    def make():
+        one = torch.ones(3)
+        return Pass(
+            misaligned(dtype, "cpu"), [0, 1, 2], [0, 8, 16], distribution, [3], [0],
+            one.view(3, 1), one,
+        )  # fmt: skip
+
+    compare(library, make)
+
+
+@pytest.mark.parametrize("distribution", ("rademacher", "gaussian"))
+def test_noise_dots(library, distribution):
+    d = make_dots("cpu", distribution)
+    table, (integers, _) = describe(d, CHUNK_TILES), scalars(d)
+    sums = torch.zeros(len(d.vectors), 2, dtype=torch.int64)
+    library.host_noise_dots(
+        address(table.rows), address(integers), address(sums), ctypes.c_int64(table.chunks),
+        len(d.vectors), ctypes.c_bool(distribution == "gaussian"),
+    )  # fmt: skip
+    if distribution == "rademacher":
+        sums[:, 1] = torch.tensor([v.numel() for v in d.vectors]) * int(DOT_NN_SCALE)
+    assert_same_bits(sums, reference.noise_dots(d), "v.n and n.n")

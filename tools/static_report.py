@@ -1,0 +1,187 @@
+"""Registers, spills and instructions an element of every kernel on sm_90, from the machine code.
+
+No GPU is needed: nvcc and Triton compile for sm_90, the disassembler that ships in the triton
+package (or is on the PATH) lists the result, sass.py counts. Its docstring says what is counted:
+one path, that of work that lies inside one tensor, with one seed and 16-byte accesses.
+
+Fails (exit 1) where a kernel passes its budget, the usual pass spills, or a floating-point
+instruction is fused (fma) or flushes subnormals (.ftz): both would break the law's bits.
+
+    python tools/static_report.py [--json benchmarks/results/static_sm90.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from sass import functions, instructions_per_element
+
+ROOT = Path(__file__).resolve().parents[1]
+ARCH = 90
+#                         budget, goal: instructions an element
+BUDGETS = {
+    "signs": (8, 7),
+    "gaussian": (28, 24),
+    "targeted signs": (16, 14),
+}  # kernels without a budget are reported
+ELEMENTS = 128  # a thread's share of a chunk, in every kernel
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+
+def tool(name: str) -> str:
+    """The path of nvdisasm or cuobjdump."""
+    if spec := importlib.util.find_spec("triton"):
+        shipped = Path(spec.origin).parent / "backends/nvidia/bin" / name
+        if shipped.exists():
+            return str(shipped)
+    if found := shutil.which(name):
+        return found
+    raise SystemExit(f"{name} is neither in the triton package nor on the PATH: pip install triton")
+
+
+def output(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def resources(cubin: Path) -> dict[str, dict[str, int]]:
+    """Mangled name -> registers, and bytes of stack (where registers spill to)."""
+    found = {}
+    usage = output(tool("cuobjdump"), "-res-usage", str(cubin))
+    for name, line in re.findall(r"Function (\S+):\s*\n\s*(REG.*)", usage):
+        numbers = dict(re.findall(r"(\w+):(\d+)", line))
+        found[name] = {"registers": int(numbers["REG"]), "spilled": int(numbers["STACK"])}
+    return found
+
+
+def forbidden(ptx: str) -> list[str]:
+    """Instructions of floating point that fuse or flush."""
+    return sorted(
+        set(re.findall(r"\b(?:fma|mad)\.[a-z.]*f\d\w*|\b[a-z][a-z0-9.]*\.ftz[a-z0-9.]*", ptx))
+    )
+
+
+def measure(cubin: Path, ptx: str, dtype_of, walks: bool) -> list[dict]:
+    """A row for each kernel of `cubin` that stores 16 bytes; dtype_of(name) -> (kind, dtype)."""
+    rows, used = [], resources(cubin)
+    for name, blocks in functions(output(tool("nvdisasm"), "-c", str(cubin))).items():
+        kind, dtype = dtype_of(name)
+        code = [line for block in blocks for line in block.code]
+        count = instructions_per_element(blocks, BYTES[dtype], ELEMENTS, walks)
+        fused = sorted({line.split()[0] for line in code if re.search(r"\bFFMA\b|\.FTZ\b", line)})
+        rows.append(
+            {
+                "kernel": kind, "dtype": dtype, "per_element": round(count, 2), **used[name],
+                "code": len(code), "forbidden": forbidden(ptx) + fused,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def describe_cuda(name: str) -> tuple[str, str]:
+    """Reads Form<element, gaussian, stochastic, kind> from the mangled name."""
+    if "noise_dots" in name:
+        return "dot " + ("gaussian" if "ILb1E" in name else "signs"), "fp32"
+    match = re.search(r"Form.*?(f|4bf16|4fp16)ELb(\d)ELb(\d)E.*?KindE(\d)", name) or re.search(
+        r"FormI(f)Lb(\d)ELb(\d)E.*?KindE(\d)", name
+    )
+    element, gaussian, stochastic, kind = match.groups()
+    words = [
+        ("", "targeted", "many")[int(kind)],
+        "gaussian" if gaussian == "1" else "signs",
+        "stochastic" if stochastic == "1" else "",
+    ]
+    return " ".join(filter(None, words)), {"f": "fp32", "4bf16": "bf16", "4fp16": "fp16"}[element]
+
+
+def cuda_rows(folder: Path) -> list[dict]:
+    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    if not Path(nvcc).exists():
+        print("SKIPPED: the CUDA kernels (nvcc is not on the PATH)", file=sys.stderr)
+        return []
+    rows = []
+    for name in ("add_noise", "noise_dots"):
+        output(
+            nvcc, "-std=c++17", "-O3", f"-arch=sm_{ARCH}", "--fmad=false", "-w", "-cubin",
+            f"-I{ROOT / 'csrc/include'}", "--keep", "--keep-dir", str(folder),
+            "-o", str(folder / f"{name}.cubin"), str(ROOT / f"csrc/cuda/{name}.cu"),
+        )  # fmt: skip
+        ptx = (folder / f"{name}.ptx").read_text()
+        rows += measure(folder / f"{name}.cubin", ptx, describe_cuda, walks=True)
+    return [{"backend": "cuda", **row} for row in rows]
+
+
+def triton_rows(folder: Path) -> list[dict]:
+    if importlib.util.find_spec("triton") is None:
+        print("SKIPPED: the Triton kernels (triton is not installed)", file=sys.stderr)
+        return []
+    os.environ.pop("TRITON_INTERPRET", None)
+    sys.path.insert(0, str(ROOT))
+    import triton
+    from triton_compile import VARIANTS, compile_variant
+
+    rows = []
+    for kind, dtype, variant in VARIANTS:
+        cubin, ptx = compile_variant(dtype, variant, ARCH)
+        path = folder / "triton.cubin"
+        path.write_bytes(cubin)
+        rows += measure(path, ptx, lambda _, k=kind, d=dtype: (k, d), walks=False)
+    return [{"backend": f"triton {triton.__version__}", **row} for row in rows]
+
+
+def judge(row: dict) -> list[str]:
+    """What is wrong with a kernel; empty if nothing."""
+    name = f"{row['backend']} {row['kernel']} {row['dtype']}"
+    wrong = [f"{name} has {op}" for op in row["forbidden"]]
+    if row["kernel"] in BUDGETS:
+        budget, _ = BUDGETS[row["kernel"]]
+        if row["per_element"] > budget:
+            wrong.append(f"{name}: {row['per_element']} instructions, the budget is {budget}")
+        if row["spilled"]:
+            wrong.append(f"{name}: {row['spilled']} bytes of registers spilled")
+    return wrong
+
+
+def show(rows: list[dict]) -> None:
+    print(f"{'backend':14}{'kernel':28}{'dtype':7}{'instr/el':>9}{'budget':>8}{'goal':>6}"
+          f"{'regs':>6}{'spilled':>9}{'code':>7}")  # fmt: skip
+    for r in sorted(rows, key=lambda r: (r["backend"], r["kernel"], r["dtype"])):
+        budget, goal = BUDGETS.get(r["kernel"], ("", ""))
+        print(f"{r['backend']:14}{r['kernel']:28}{r['dtype']:7}{r['per_element']:9.2f}"
+              f"{budget:>8}{goal:>6}{r['registers']:6}{r['spilled']:9}{r['code']:7}")  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    release = re.search(r"release [\d.]+", output(nvcc, "--version")) if Path(nvcc).exists() else ""
+    return {"commit": commit or "unknown", "nvcc": release[0] if release else "none"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="file to write the rows to")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = triton_rows(Path(folder)) + cuda_rows(Path(folder))
+    show(rows)
+    if asked.json:
+        record = {"arch": f"sm_{ARCH}", **versions(), "budgets": BUDGETS, "kernels": rows}
+        asked.json.parent.mkdir(parents=True, exist_ok=True)
+        asked.json.write_text(json.dumps(record, indent=1) + "\n")
+    wrong = [line for row in rows for line in judge(row)]
+    print("\n".join(["", *wrong]) if wrong else "\nall within their budgets; no fma, no ftz")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

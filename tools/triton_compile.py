@@ -1,0 +1,47 @@
+"""Compiles the Triton kernels as the backend launches them, for a GPU that need not be there."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from zopro_kernels import triton_backend, triton_dots, triton_kernels
+
+_TYPES = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
+_POINTERS = {"table": "*i64", "integers": "*i64", "floats": "*fp32", "normals": "*fp32",
+             "sums": "*i64", "count": "i32", "seeds": "i32"}  # fmt: skip
+
+# (name in the report, dtype, what differs from the usual pass)
+VARIANTS = [
+    ("signs", "bf16", {}),
+    ("signs", "fp32", {}),
+    ("signs", "fp16", {}),
+    ("signs stochastic", "bf16", {"STOCHASTIC": True}),
+    ("targeted signs", "bf16", {"HAS_PREV": True, "HAS_V": True}),
+    ("targeted signs", "fp32", {"HAS_PREV": True, "HAS_V": True}),
+    ("many signs", "bf16", {"SINGLE": False}),
+    ("gaussian", "bf16", {"kernel": "add_gaussians"}),
+    ("gaussian", "fp32", {"kernel": "add_gaussians"}),
+    ("gaussian stochastic", "bf16", {"kernel": "add_gaussians", "STOCHASTIC": True}),
+    ("dot signs", "fp32", {"kernel": "dot_signs"}),
+    ("dot gaussian", "fp32", {"kernel": "dot_gaussians"}),
+]
+
+
+def compile_variant(dtype: str, variant: dict, arch: int) -> tuple[bytes, str]:
+    """Machine code and PTX of one kernel."""
+    variant = dict(variant)
+    name = variant.pop("kernel", "add_signs")
+    function = getattr(triton_kernels, name, None) or getattr(triton_dots, name)
+    constants = {
+        "TILES": triton_backend.TILES, "GROUPS": triton_backend.GROUPS, "DTYPE": _TYPES[dtype],
+        "SINGLE": True, "STOCHASTIC": False, "HAS_PREV": False, "HAS_V": False, **variant,
+    }  # fmt: skip
+    arguments = function.arg_names
+    signature = {a: _POINTERS.get(a, "constexpr") for a in arguments}
+    source = ASTSource(function, signature, {a: constants[a] for a in arguments if a in constants})
+    options = {"num_warps": triton_backend.NUM_WARPS, "enable_fp_fusion": False}
+    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    return compiled.asm["cubin"], compiled.asm["ptx"]
