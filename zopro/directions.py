@@ -79,24 +79,27 @@ class Plan:
         rows = touched.nonzero().flatten().tolist()
         if not rows:
             return
+        everything = len(rows) == len(self.tensors)
 
         def chosen(values):
-            return None if values is None else [values[t] for t in rows]
+            if values is None or everything:
+                return values
+            return values[rows] if isinstance(values, Tensor) else [values[t] for t in rows]
 
         zk.add_noise_(
-            [self.tensors[t].detach() for t in rows],
+            [p.detach() for p in chosen(self.tensors)],
             [d.seed for d, _ in terms],
-            noise[rows],
-            decay=1.0 if decay is None else decay[rows],
+            chosen(noise),
+            decay=1.0 if decay is None else chosen(decay),
             distribution=self.distribution,
             params=chosen(self.indices),
             streams=[d.stream for d, _ in terms],
             rounding=self.rounding,
             rounding_seed=rounding_seed,
             prev=None if prev is None else chosen(self.prev),
-            prev_coeffs=0.0 if prev is None else prev[rows],
+            prev_coeffs=0.0 if prev is None else chosen(prev),
             v=None if v is None else chosen(self.v),
-            v_coeffs=0.0 if v is None else v[rows],
+            v_coeffs=0.0 if v is None else chosen(v),
             backend=self.backend,
         )
 
