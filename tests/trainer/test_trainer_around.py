@@ -4,8 +4,8 @@ import functools
 
 import pytest
 import torch
-from tiny_llama import build_model, moved, snapshot, tokens
-from tiny_trainer import ZOTrainer, arguments, logged, trainer
+from trainer.tiny_llama import build_model, moved, snapshot, tokens
+from trainer.tiny_trainer import ZOTrainer, arguments, logged, trainer
 from transformers import Trainer, TrainingArguments
 
 from zopro import ZOPrO
@@ -123,7 +123,7 @@ def test_set_targets_reaches_the_optimizer_with_the_runs_length(tmp_path, monkey
     t.set_targets({"a": 1}, None)
     t.train()
     t.train()
-    assert calls == [(({"a": 1}, None), {"schedule": "cosine", "steps": 3})]
+    assert calls == [(({"a": 1}, None), {"schedule": "cosine", "steps": 3, "half_life": 0.1})]
 
 
 def test_wrong_arguments_are_refused(tmp_path):

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tiny_llama import build_model, moved, snapshot, tokens
-from tiny_trainer import Reports, ZOArguments, ZOTrainer, arguments, logged, trainer
+from trainer.tiny_llama import build_model, moved, snapshot, tokens
+from trainer.tiny_trainer import Reports, ZOArguments, ZOTrainer, arguments, logged, trainer
 from transformers import Trainer, TrainingArguments
 
 

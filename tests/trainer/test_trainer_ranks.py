@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_llama import build_model, tokens
-from tiny_trainer import Reports, ZOTrainer, arguments
+from trainer.tiny_llama import build_model, tokens
+from trainer.tiny_trainer import Reports, ZOTrainer, arguments
 
+import zopro
 from zopro.trainer.distributed import digest, refuse_sharded_parameters, refuse_sharding
 
 HERE = Path(__file__).parent
@@ -20,7 +21,8 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     out = tmp_path_factory.mktemp("ranks")
-    paths = [str(HERE), str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")]
+    installed = Path(zopro.__file__).parent.parent
+    paths = [str(HERE.parent), str(installed), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(

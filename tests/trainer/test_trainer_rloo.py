@@ -5,8 +5,8 @@ import functools
 import pytest
 import torch
 from datasets import Dataset
-from tiny_llama import build_model, build_tokenizer, prompts, reward_digits
-from tiny_trainer import arguments, logged
+from trainer.tiny_llama import build_model, build_tokenizer, prompts, reward_digits
+from trainer.tiny_trainer import arguments, logged
 from trl import RLOOConfig
 
 from zopro import ZOPrOConfig, ZOPrOTrainer
@@ -148,9 +148,9 @@ def test_it_raises_a_toy_reward(tmp_path):
     model.requires_grad_(False)
     model.lm_head.requires_grad_(True)
     t = build(
-        tmp_path, even, model=model, max_steps=40, per_device_train_batch_size=64,
+        tmp_path, even, model=model, max_steps=20, per_device_train_batch_size=64,
         num_generations=8, max_completion_length=6, zo_num_directions=8, zo_eps=0.02,
-        learning_rate=1.0, lr_scheduler_type="constant",
+        learning_rate=3.0, lr_scheduler_type="constant",
     )  # fmt: skip
     t.train()
     rewards = logged(t, "reward")

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_llama import (
+from trainer.tiny_llama import (
     build_model,
     build_tokenizer,
     moved,
@@ -15,7 +15,7 @@ from tiny_llama import (
     snapshot,
     texts,
 )
-from tiny_trainer import arguments, logged
+from trainer.tiny_trainer import arguments, logged
 from transformers import TrainerCallback
 from trl import (
     DPOConfig,

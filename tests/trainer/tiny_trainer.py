@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tiny_llama import build_model, tokens
+from trainer.tiny_llama import build_model, tokens
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from zopro import ZerothOrderMixin

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import torch
-from tiny_llama import build_model, build_tokenizer, prompts, reward_digits, tokens
-from tiny_trainer import Reports, ZOTrainer, arguments
 from torch.nn.parallel import DistributedDataParallel
+from trainer.tiny_llama import build_model, build_tokenizer, prompts, reward_digits, tokens
+from trainer.tiny_trainer import Reports, ZOTrainer, arguments
 
 from zopro import ZOPrOConfig, ZOPrOTrainer
 from zopro.trainer.distributed import digest

@@ -8,9 +8,7 @@ from transformers import TrainingArguments
 from trl import RLOOConfig
 
 import zopro_kernels as zk
-from zopro import checks
-
-SCHEDULES = ("linear", "exponential", "cosine", "constant")
+from zopro import checks, schedules
 
 # What only a backward pass or another optimizer reads: set to the value here, with a notice.
 OFF = {
@@ -89,7 +87,7 @@ class ZerothOrderArguments:
         default="two_sided", metadata={"help": f"One of {checks.ESTIMATORS}."}
     )
     zo_schedule: str = field(
-        default="linear", metadata={"help": f"Of the previous update's weight: {SCHEDULES}."}
+        default="linear", metadata={"help": f"Of the previous update's weight: {schedules.NAMES}."}
     )
     zo_rounding: str = field(
         default="auto", metadata={"help": f"Of the update, one of {checks.ROUNDINGS}."}
@@ -136,7 +134,7 @@ class ZerothOrderArguments:
         for name, known in (
             ("zo_distribution", checks.DISTRIBUTIONS),
             ("zo_estimator", checks.ESTIMATORS),
-            ("zo_schedule", SCHEDULES),
+            ("zo_schedule", schedules.NAMES),
             ("zo_rounding", checks.ROUNDINGS),
             ("zo_restore", checks.RESTORES),
         ):

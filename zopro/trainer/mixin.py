@@ -35,6 +35,8 @@ class ZerothOrderMixin:
     - The loss reported is the mean over the evaluations, metrics of `compute_loss` likewise;
       counters move once a batch. `grad_norm` is the root mean square of the slopes along the
       directions of the last step, an estimate of the gradient's norm.
+    - What is followed is the slope of the loss's value: a loss that detaches a part of itself
+      is another objective here (SFT's "dft" and GRPO's "cispo" are refused).
     - In training every submodule is in eval mode (no dropout, so both signs see the same
       function; batch norms use their running statistics); the model's own flag stays `training`.
     - Several ranks each hold the whole model and average their losses; see `distributed`.
@@ -89,23 +91,25 @@ class ZerothOrderMixin:
         reward_update: Mapping[str, torch.Tensor] | Sequence[torch.Tensor] | None = None,
         schedule: Any = None,
         steps: int | None = None,
+        half_life: float = 0.1,
     ) -> None:
         """Directions of the next `train()` are drawn near the previous update (ZOPrO).
 
-        Arguments as for `ZOPrO.set_targets`: tensors of the trainable parameters' shapes, in
-        their order or by the names of `model.named_parameters()`. `schedule` defaults to
+        Arguments as for `ZOPrO.set_targets`, which copies them when training starts and says
+        there what does not fit: tensors of the trainable parameters' shapes by the names of
+        `model.named_parameters()`, or in the optimizer's order. `schedule` defaults to
         `args.zo_schedule`, `steps` to the number of steps of the training run.
         """
         schedule = self.args.zo_schedule if schedule is None else schedule
-        self._targets = (policy_update, reward_update, schedule, steps)
+        self._targets = (policy_update, reward_update, schedule, steps, half_life)
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         """Before the parent's: hand waiting targets on, now that the number of steps is known."""
         targets, self._targets = getattr(self, "_targets", None), None
         if targets is not None:
-            policy_update, reward_update, schedule, steps = targets
+            *updates, schedule, steps, half_life = targets
             steps = num_training_steps if steps is None else steps
-            self.zopro.set_targets(policy_update, reward_update, schedule=schedule, steps=steps)
+            self.zopro.set_targets(*updates, schedule=schedule, steps=steps, half_life=half_life)
         return super().create_scheduler(num_training_steps, optimizer)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -115,7 +119,7 @@ class ZerothOrderMixin:
         and touches no parameter.
         """
         parent = functools.partial(super().compute_loss, num_items_in_batch=num_items_in_batch)
-        if not self.model.training or return_outputs:
+        if not self.model.training or return_outputs or self.zopro is None:
             return parent(model, inputs, return_outputs)
 
         # The parent adds up the losses of the micro-batches of a step, ZOPrO averages them.
