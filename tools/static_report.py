@@ -52,6 +52,11 @@ def output(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
+def find_nvcc() -> str | None:
+    found = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    return found if Path(found).exists() else None
+
+
 def resources(cubin: Path) -> dict[str, dict[str, int]]:
     """Mangled name -> registers, and bytes of stack (where registers spill to)."""
     found = {}
@@ -103,8 +108,7 @@ def describe_cuda(name: str) -> tuple[str, str]:
 
 
 def cuda_rows(folder: Path) -> list[dict]:
-    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
-    if not Path(nvcc).exists():
+    if (nvcc := find_nvcc()) is None:
         print("SKIPPED: the CUDA kernels (nvcc is not on the PATH)", file=sys.stderr)
         return []
     rows = []
@@ -162,8 +166,8 @@ def show(rows: list[dict]) -> None:
 def versions() -> dict[str, str]:
     git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
-    release = re.search(r"release [\d.]+", output(nvcc, "--version")) if Path(nvcc).exists() else ""
+    nvcc = find_nvcc()
+    release = re.search(r"release [\d.]+", output(nvcc, "--version")) if nvcc else None
     return {"commit": commit or "unknown", "nvcc": release[0] if release else "none"}
 
 

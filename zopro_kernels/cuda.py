@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import ModuleType
 
 import torch
@@ -16,13 +17,14 @@ CHUNK_TILES = 1  # a warp takes a tile of 4,096 elements
 
 _native: ModuleType | None
 try:
-    from . import _cuda as _native
-
+    _native = import_module("._cuda", __package__)
     _reason = ""
     if _native.LAW != LAW:
         _reason = f"built for law {_native.LAW}, this package has law {LAW}: install it again"
-except ImportError as error:  # no nvcc at install time, or another Python's build
-    _native, _reason = None, f"the CUDA module does not import ({error}): install with nvcc"
+except ModuleNotFoundError:
+    _native, _reason = None, "not built: the CUDA module needs nvcc when zopro is installed"
+except ImportError as error:  # another Python's build, say
+    _native, _reason = None, f"the CUDA module does not import ({error}): install zopro again"
 
 
 def status() -> str:

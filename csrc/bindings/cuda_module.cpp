@@ -20,7 +20,10 @@ int device_count() {
 
 std::string status() {
     int count = 0;
-    if (const cudaError_t code = cudaGetDeviceCount(&count); code != cudaSuccess)
+    const cudaError_t code = cudaGetDeviceCount(&count);
+    if (code == cudaErrorInsufficientDriver)
+        return "no device: there is no CUDA driver, or one older than this build of zopro needs";
+    if (code != cudaSuccess)
         return std::string("no device: ") + cudaGetErrorString(code);
     return count ? "available" : "no device: the driver reports none";
 }
