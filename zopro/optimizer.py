@@ -30,7 +30,7 @@ class ZOPrO(Engine):
     params: parameters, (name, parameter) pairs, or groups with their own lr, eps, weight_decay,
         maximize. fp32, bf16 or fp16, dense; written in place. Those that do not require grad are
         left alone. A parameter's index in the noise law is its place among the trainable ones.
-    lr: step size, at least 0. Several schedulers may change it between steps.
+    lr: step size, at least 0. Schedulers may change it between steps.
     eps: rms of the perturbation an element, in the weights' units, or "auto": the first estimate
         looks for the smallest that rises clear of the loss's noise (see zopro.auto_eps; 32 to 100
         more closure calls as a rule, once) and sets the groups' eps to it.

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from zopro import ZOPrO
-from zopro.schedules import START, resolve, weight
+from zopro.schedules import START, linear, resolve, weight
 
 from .helpers import parameters
 
@@ -23,6 +23,7 @@ def test_values_against_their_formulas():
     assert weight(resolve("linear", 1000, 0.1), 250, 1000) == pytest.approx(0.749)
     assert weight(resolve("linear", 1000, 0.1), 1000, 1000) == 0.0  # negative in the reference
     assert weight(resolve("linear", 1000, 0.1), 5000, 1000) == 0.0
+    assert linear(5000, 1000) == 0.0
     assert weight(resolve("cosine", 1000, 0.1), 500, 1000) == pytest.approx(0.4995)
     assert weight(resolve("cosine", 1000, 0.1), 1000, 1000) == 0.0
     for steps in (100, 100_000):  # a share of the run, whatever its length
