@@ -13,10 +13,10 @@ __device__ __forceinline__ float minus_two_log(uint32_t word) {
     const int exponent = int((bits - 0x3F3504F3u) >> 23) << 24 >> 24;  // mantissa near 1
     const float m = zopro::bits_float(bits - (uint32_t(exponent) << 23));
     const float t = __fadd_rn(m, -1.0f);
-    float p = step(0.10090505f, t, -0.13741376f);  // (log(1 + t) - t + t^2 / 2) / t^3 on
-    p = step(p, t, 0.14737713f);                    // [sqrt(1/2) - 1, sqrt(2) - 1]
-    p = step(p, t, -0.16594202f), p = step(p, t, 0.19984561f);
-    p = step(p, t, -0.25000602f), p = step(p, t, 0.33333414f);
+    // (log(1 + t) - t + t^2 / 2) / t^3 on [sqrt(1/2) - 1, sqrt(2) - 1], least squares: 3e-8.
+    float p = step(0.08446179f, t, -0.140491f);
+    p = step(p, t, 0.14903197f), p = step(p, t, -0.16603031f), p = step(p, t, 0.1996643f);
+    p = step(p, t, -0.25000634f), p = step(p, t, 0.33333829f);
     const float t2 = __fmul_rn(t, t);
     const float log1 = __fadd_rn(t, __fmul_rn(t2, step(p, t, -0.5f)));
     return __fmul_rn(-2.0f, __fadd_rn(__fmul_rn(float(exponent), 0.69314718f), log1));

@@ -5,7 +5,7 @@ are those of tools/sass.py: the loop's body over the eight elements that a turn 
 of the table into shared memory, once a block, is left out). The statistics come from a float64
 model of each construction, fed with independent uniform bits from NumPy, not from a GPU.
 
-    python benchmarks/gaussian_candidates/count.py [--json benchmarks/results/gaussian_candidates.json]
+    python benchmarks/gaussian_candidates/count.py [--json FILE]
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ def main() -> None:
         rows.append({"candidate": name, **code, "reach": reach, **found, "note": note})
         print(
             f"{name:22}{code['per_element']:7.2f} an element{code['registers']:4} registers, "
-            f"reach {reach:4}, KS {found['kolmogorov_smirnov']:.1e}, tails {found['tail_over_normal']}"
+            f"reach {reach:4}, KS {found['kolmogorov_smirnov']:.1e}, "
+            f"tails {found['tail_over_normal']}"
         )
     if asked.json:
         record = {"arch": "sm_90", **versions(), "samples": SAMPLES, "candidates": rows}
