@@ -85,11 +85,12 @@ def length_guard(text: str, reference: str, slack: float = 1.5, floor: int = 1) 
     return min(1.0, slack * max(len(reference.strip()), floor) / max(len(text.strip()), 1))
 
 
-def copying_guard(text: str, reference: str, inputs: Iterable[str]) -> float:
+def copying_guard(text: str, reference: str, inputs: Iterable[str], margin: float = 0.0) -> float:
     """1 less the text's chrF to any of the inputs beyond the reference's own chrF to it.
 
     inputs: the parts of the prompt that a policy could hand back (a source text; the turns of a
     dialogue). A reference that shares names and terms with its input is not punished for them.
+    margin: the excess that is free; what is beyond it is scaled, so that a copy still loses all.
     """
     excess = [chrf(text, part) - chrf(reference, part) for part in inputs]
-    return 1 - max([0.0, *excess])
+    return 1 - max(0.0, max(excess, default=0.0) - margin) / (1 - margin)
