@@ -44,7 +44,8 @@ def status() -> str:
 
 
 def supports(device: torch.device) -> bool:
-    return device.type == "cuda" or (device.type == "cpu" and _interpreting())
+    # The interpreter cannot follow the table's addresses into a device's memory.
+    return device.type == ("cpu" if _interpreting() else "cuda")
 
 
 def _triton_type(dtype: torch.dtype):
