@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 import zopro.tasks
-from zopro.tasks import Task, get_task, task_names
+from zopro.tasks import Origin, Task, get_task, task_names
 from zopro.tasks.splits import SPLITS, hash_split, write_splits
 
 ROWS = [{"source": f"house number {i}", "reference": f"Haus Nummer {i}"} for i in range(60)]
@@ -152,8 +152,22 @@ def test_tasks_by_name():
 
 
 def plugin():
-    """What an entry point names: a function that returns a task."""
-    return get_task("translation")
+    """All that a plug-in has to write; its entry point names this function."""
+    rows = [{"source": f"{i} cats", "reference": f"{i} chats", "key": str(i)} for i in range(9)]
+
+    def same(prompts, completions, reference, **_):
+        return [float(a == b) for a, b in zip(completions, reference)]
+
+    return Task(
+        name="french",
+        about="counted cats into French",
+        plain="{source} =",
+        chat="In French: {source}",
+        origins={"cats": Origin("nine rows", lambda split, cache: rows)},
+        rewards={"same": lambda: same},
+        measures={},
+        max_completion_length=8,
+    )
 
 
 def test_plug_ins_come_from_entry_points(monkeypatch):
@@ -167,7 +181,13 @@ def test_plug_ins_come_from_entry_points(monkeypatch):
     monkeypatch.setattr(zopro.tasks, "entry_points", lambda group: found)
     monkeypatch.setattr(EntryPoint, "load", lambda self: _load(self))
     assert task_names() == [*zopro.tasks._BUILT_IN, "french", "gone", "number"]
-    assert isinstance(get_task("french"), Task) and get_task("translation").name == "translation"
+    task, rows = get_task("french"), get_task("french").load("validation", limit=4)
+    assert rows.column_names == ["prompt", "source", "reference", "key"] and len(rows) == 4
+    assert task.metrics(rows["reference"], rows)["reward"].mean == 1
+    assert task.metrics(task.baselines(rows)["copy"], rows)["reward"].mean == 0
+    with pytest.raises(ValueError, match="choose one of offline, cats, or the path"):
+        task.load("train", "hub")
+    assert get_task("translation").name == "translation"
     with pytest.raises(TypeError, match=r"task 'number' \(math:pi\) is no task: it lacks 'name'"):
         get_task("number")
     with pytest.raises(

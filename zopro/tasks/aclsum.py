@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from . import packages
-from .splits import SPLITS, Row, read_file, write_splits
+from .splits import SPLITS, Row, cached, write_splits
 
 PACKAGE = packages.Package(
     "aclsum", "0.1.2", "c75ffc48d3eabc5f37c68ea087943780a85950087957759e89746f21111f2213"
@@ -39,7 +39,4 @@ def build(cache: Path) -> dict[str, int]:
 
 def rows(split: str, cache: Path) -> list[Row]:
     """The rows of one split, built on first use."""
-    path = cache / "aclsum-1" / f"{split}.jsonl"
-    if not path.is_file():
-        build(cache)
-    return list(read_file(path))
+    return cached(cache / "aclsum-1", split, lambda: build(cache))

@@ -18,7 +18,7 @@ from typing import Any
 
 from . import packages
 from .prompts import transcript
-from .splits import Row, by_hash, read_file, write_splits
+from .splits import Row, by_hash, cached, write_splits
 
 CHITCHAT = packages.Package(
     "chitchat-dataset", "0.9.0", "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e"
@@ -92,15 +92,9 @@ def build_chatterbot(cache: Path) -> dict[str, int]:
 
 def chitchat(split: str, cache: Path) -> list[Row]:
     """The rows of one split of chitchat, built on first use."""
-    path = cache / "chitchat-1" / f"{split}.jsonl"
-    if not path.is_file():
-        build_chitchat(cache)
-    return list(read_file(path))
+    return cached(cache / "chitchat-1", split, lambda: build_chitchat(cache))
 
 
 def chatterbot(split: str, cache: Path) -> list[Row]:
     """The rows of one split of chatterbot, built on first use."""
-    path = cache / "chatterbot-1" / f"{split}.jsonl"
-    if not path.is_file():
-        build_chatterbot(cache)
-    return list(read_file(path))
+    return cached(cache / "chatterbot-1", split, lambda: build_chatterbot(cache))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from . import debian
-from .splits import SPLITS, Row, read_file, write_splits
+from .splits import SPLITS, Row, cached, write_splits
 
 _VERSION = 1  # raise it when a filter or the split changes: caches are then built anew
 _DUMMY = re.compile(r"transitional|dummy|metapackage|meta-package|virtual package", re.IGNORECASE)
@@ -63,7 +63,4 @@ def build(cache: Path) -> dict[str, int]:
 
 def rows(split: str, cache: Path) -> list[Row]:
     """The rows of one split, built on first use."""
-    path = _folder(cache) / f"{split}.jsonl"
-    if not path.is_file():
-        build(cache)
-    return list(read_file(path))
+    return cached(_folder(cache), split, lambda: build(cache))

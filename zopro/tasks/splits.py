@@ -11,9 +11,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 SPLITS = ("train", "validation", "test")
 SUFFIXES = (".jsonl", ".json", ".parquet")
@@ -60,6 +62,22 @@ def write_splits(folder: Path, rows: Mapping[str, list[Row]]) -> dict[str, int]:
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(ready, folder)
     return counts
+
+
+def alone(folder: Path) -> FileLock:
+    """A lock for making `folder`: of the ranks of a run, one builds a cache and the others wait."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.with_name(f".{folder.name}.lock"))
+
+
+def cached(folder: Path, split: str, build: Callable[[], Any]) -> list[Row]:
+    """The rows of one split of a cache; `build` makes the folder where it is not there yet."""
+    path = folder / f"{split}.jsonl"
+    if not path.is_file():
+        with alone(folder):
+            if not path.is_file():
+                build()
+    return list(read_file(path))
 
 
 def by_hash(rows: Iterable[Row]) -> dict[str, list[Row]]:

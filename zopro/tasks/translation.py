@@ -15,11 +15,12 @@ from . import debian, hub
 from .overlap import chrf_reward
 from .protocol import Origin, Task
 from .scoring import chrf, repeated
-from .splits import SPLITS, Row
+from .splits import SPLITS, Row, alone
 
 
 def _debian(split: str, cache: Path, part: str) -> Iterator[Row]:
-    pairs = debian.translation_pairs(split, cache, part=part, template="{source}")
+    with alone(cache / "debian-en-de"):
+        pairs = debian.translation_pairs(split, cache, part=part, template="{source}")
     for row in pairs:
         yield {"source": row["source"], "reference": row["reference"], "key": row["package"]}
 
