@@ -55,6 +55,21 @@ def test_truncate_keeps_a_part_of_the_very_text(tokenizer, keep, budget):
     assert (cut == text) == (budget == 1000) and (cut == "") == (budget == 0)
 
 
+def test_truncate_minds_that_a_cut_text_splits_anew():
+    class Pairs:
+        """Two letters a token in texts that begin with a, one in all others."""
+
+        is_fast = True
+
+        def __call__(self, text, **options):
+            step = 2 if text.startswith("a") else 1
+            spans = [(i, min(i + step, len(text))) for i in range(0, len(text), step)]
+            return {"input_ids": list(range(len(spans))), "offset_mapping": spans}
+
+    assert truncate("abcdefgh", Pairs(), 3, "end") == "gh"  # "cdefgh" has six tokens of its own
+    assert truncate("abcdefgh", Pairs(), 3) == "abcdef"
+
+
 def test_truncate_refuses():
     with pytest.raises(ValueError, match="max_tokens is -1"):
         truncate("a", None, -1)

@@ -113,6 +113,11 @@ def test_an_echo_falls_below_chance_and_an_own_reply_above_it():
     assert max(rewards("dialogue", bland, rows)) < min(rewards("dialogue", near, rows))
 
 
+def test_a_reply_that_suits_other_dialogues_better_is_below_chance():
+    rows = table("dialogue")
+    assert max(rewards("dialogue", [others[0] for others in rows["distractors"]], rows)) < -0.2
+
+
 def test_dialogue_without_distractors_is_likeness_itself():
     rows = table("dialogue")
     del rows["distractors"]
