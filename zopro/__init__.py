@@ -11,9 +11,9 @@ from typing import Any
 
 from .optimizer import ZOPrO
 
-__all__ = ["ZOPrO", "ZOPrOConfig", "ZOPrOTrainer", "ZerothOrderMixin"]
+__all__ = ["ZOPrO", "ZOPrOConfig", "ZOPrOTrainer", "ZerothOrderArguments", "ZerothOrderMixin"]
 
-_LAZY = ("ZOPrOConfig", "ZOPrOTrainer", "ZerothOrderMixin")
+_LAZY = ("ZOPrOConfig", "ZOPrOTrainer", "ZerothOrderArguments", "ZerothOrderMixin")
 
 
 def __getattr__(name: str) -> Any:
