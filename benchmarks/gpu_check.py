@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import shutil
 import statistics
@@ -166,22 +165,19 @@ def main() -> None:
 
     if not torch.cuda.is_available():
         raise SystemExit("no CUDA device: run this where there is one")
-    import triton
-
     import zopro_kernels as zk
 
     print(zk.backends())
     check_bits()
-    record = {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "triton": triton.__version__,
+    found = {
         "cuda": torch.version.cuda,
         "sanitizer": sanitize(),
         "passes": time_passes(asked.gigabytes),
     }
     if asked.json:
-        asked.json.write_text(json.dumps(record, indent=1) + "\n")
+        from harness import record
+
+        record(asked.json, found)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ import argparse
 import dataclasses
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 
 import torch
+from harness import record
 
 WAYS = ("forward", "zopro", "adamw")
 HIDDEN, LAYERS, VOCABULARY, BATCH, LENGTH = 512, 8, 8192, 8, 256
@@ -120,9 +120,7 @@ def main() -> None:
         print(f"{row['way']:10}{row['peak_mb']:20.0f}{row['over_forward']:14.2f}")
     print(f"trainable weights: {rows[0]['trainable_mb']:.1f} MB")
     if options.json:
-        machine = {"machine": platform.machine(), "torch": torch.__version__}
-        with open(options.json, "w") as file:
-            json.dump({**machine, "rows": rows}, file, indent=1)
+        record(options.json, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -26,6 +25,10 @@ from pathlib import Path
 from sass import functions, instructions_per_element
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from harness import record  # noqa: E402
+
 ARCH = 90
 #                         budget, goal: instructions an element
 BUDGETS = {
@@ -163,12 +166,10 @@ def show(rows: list[dict]) -> None:
               f"{budget:>8}{goal:>6}{r['registers']:6}{r['spilled']:9}{r['code']:7}")  # fmt: skip
 
 
-def versions() -> dict[str, str]:
-    git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+def nvcc_release() -> str:
     nvcc = find_nvcc()
-    release = re.search(r"release [\d.]+", output(nvcc, "--version")) if nvcc else None
-    return {"commit": commit or "unknown", "nvcc": release[0] if release else "none"}
+    found = re.search(r"release [\d.]+", output(nvcc, "--version")) if nvcc else None
+    return found[0] if found else "none"
 
 
 def main() -> int:
@@ -179,9 +180,8 @@ def main() -> int:
         rows = triton_rows(Path(folder)) + cuda_rows(Path(folder))
     show(rows)
     if asked.json:
-        record = {"arch": f"sm_{ARCH}", **versions(), "budgets": BUDGETS, "kernels": rows}
-        asked.json.parent.mkdir(parents=True, exist_ok=True)
-        asked.json.write_text(json.dumps(record, indent=1) + "\n")
+        found = {"arch": f"sm_{ARCH}", "nvcc": nvcc_release(), "budgets": BUDGETS, "kernels": rows}
+        record(asked.json, found)
     wrong = [line for row in rows for line in judge(row)]
     print("\n".join(["", *wrong]) if wrong else "\nall within their budgets; no fma, no ftz")
     return 1 if wrong else 0

@@ -14,7 +14,7 @@ import zopro_kernels as zk
 
 _ADVICE = {
     "cpu": "install zopro again where a C++ compiler is found (Debian: g++)",
-    "triton": "needs a GPU and `pip install triton`; for tests, TRITON_INTERPRET=1 runs it anywhere",
+    "triton": "needs a GPU and `pip install triton`; to test, TRITON_INTERPRET=1 runs it anywhere",
     "cuda": "needs a GPU, its driver, and nvcc at install time (ZOPRO_CUDA=ON says why not)",
 }
 _TRAINER_PACKAGES = ("transformers", "trl", "peft", "accelerate", "datasets", "sacrebleu")

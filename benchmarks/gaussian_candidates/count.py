@@ -11,7 +11,6 @@ model of each construction, fed with independent uniform bits from NumPy, not fr
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -21,10 +20,11 @@ from scipy.special import ndtr, ndtri
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(ROOT / "tools"), str(ROOT)]
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "benchmarks"), str(ROOT)]
 
+from harness import record  # noqa: E402
 from sass import functions, instructions_per_element  # noqa: E402
-from static_report import find_nvcc, output, resources, tool, versions  # noqa: E402
+from static_report import find_nvcc, nvcc_release, output, resources, tool  # noqa: E402
 
 from zopro_kernels.gaussian_table import UPPER_HALF  # noqa: E402
 
@@ -114,8 +114,8 @@ def main() -> None:
             f"tails {found['tail_over_normal']}"
         )
     if asked.json:
-        record = {"arch": "sm_90", **versions(), "samples": SAMPLES, "candidates": rows}
-        asked.json.write_text(json.dumps(record, indent=1) + "\n")
+        found = {"arch": "sm_90", "nvcc": nvcc_release(), "samples": SAMPLES, "candidates": rows}
+        record(asked.json, found)
 
 
 if __name__ == "__main__":

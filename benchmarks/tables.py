@@ -1,0 +1,170 @@
+"""Fills README's tables from benchmarks/results; `--check` only says whether they are up to date.
+
+A block `<!-- table: NAME -->` ... `<!-- end -->` is replaced by what function NAME returns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def load(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / name).read_text())
+
+
+def markdown(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    head = list(head)
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def source(result: dict[str, Any], name: str) -> str:
+    versions = result["versions"]
+    return (
+        f"{result['device']}; torch {versions['torch']}; commit {result['commit']}; "
+        f"`{result['command']}`; [results/{name}](benchmarks/results/{name})"
+    )
+
+
+def pass_cpu() -> str:
+    result = load("bench_pass_cpu.json")
+    rows = []
+    for p in result["passes"]:
+        dtype = next(d for d in ("fp32", "bf16", "fp16") if f"times mul_ {d}" in p)
+        rows.append(
+            [p["pass"], f"{p['elements_per_s'] / 1e9:.2f}", f"{p[f'times mul_ {dtype}']:.2f}",
+             f"{p['times MeZO fp32']:.1f}"]
+        )  # fmt: skip
+    head = ["pass", "10^9 elements / s", "times `x.mul_` of the dtype", "times MeZO's (fp32)"]
+    note = (
+        f"{result['numel']:,} elements, medians of {result['rounds']} rounds in one run; extra "
+        f"memory of a pass: {result['extra_bytes']:,} bytes. MeZO's perturbation is re-created "
+        "from its operations (`torch.normal`, multiply, add)."
+    )
+    return f"{markdown(head, rows)}\n\n{note} {source(result, 'bench_pass_cpu.json')}"
+
+
+def noise() -> str:
+    equality, battery = load("bit_equality.json"), load("dieharder.json")
+    pairs = "; ".join(f"{pair}: {n}" for pair, n in equality["mismatches"].items())
+    verdicts = [v["verdict"] for v in battery["verdicts"]]
+    counted = ", ".join(f"{verdicts.count(v)} {v.lower()}" for v in sorted(set(verdicts)))
+    again = "".join(
+        f"; with more samples {v['test']} {v['verdict'].lower()}"
+        for v in battery["resolved"]
+        if v["psamples"] > 100
+    )
+    tests = len({v["test"] for v in battery["verdicts"]})
+    return (
+        f"- Mismatches over {equality['elements']:,} elements of each distribution, noise and "
+        f"stochastic rounding: {pairs}. {source(equality, 'bit_equality.json')}\n"
+        f"- {battery['battery']} on the raw bits, {len(verdicts)} runs of {tests} tests: "
+        f"{counted}{again}. "
+        f"{source(battery, 'dieharder.json')}\n"
+        "- Moments, Kolmogorov-Smirnov, chi-square and independence at 10^8 draws are part of "
+        "`make test` (tests/kernels/test_statistics.py)."
+    )
+
+
+def static() -> str:
+    result = load("static_sm90.json")
+    kernels = {"signs", "gaussian", "targeted signs", "targeted gaussian", "signs stochastic"}
+    rows = [
+        [k["backend"], k["kernel"], k["dtype"], f"{k['per_element']:.1f}",
+         result["budgets"].get(k["kernel"], ["", ""])[0], k["registers"], k["spilled"]]
+        for k in sorted(result["kernels"], key=lambda k: (k["kernel"], k["dtype"], k["backend"]))
+        if k["kernel"] in kernels and k["dtype"] != "fp16"
+    ]  # fmt: skip
+    head = ["backend", "pass", "dtype", "instructions an element", "budget", "registers", "spilled"]
+    return f"{markdown(head, rows)}\n\nnvcc {result['nvcc']}. {source(result, 'static_sm90.json')}"
+
+
+def candidates() -> str:
+    result = load("gaussian_candidates.json")
+    rows = [
+        [c["candidate"].replace("_", " "), f"{c['per_element']:.1f}", c["registers"],
+         c["reach"], *(f"{t:.2f}" for t in c["tail_over_normal"].values())]
+        for c in result["candidates"]
+    ]  # fmt: skip
+    tails = result["candidates"][0]["tail_over_normal"]
+    head = ["construction", "instructions an element", "registers", "reach (sigma)"]
+    head += [f"tail at {float(x):g} sigma / normal" for x in tails]
+    note = f"Tails of a float64 model over {result['samples']:,} draws."
+    return f"{markdown(head, rows)}\n\n{note} {source(result, 'gaussian_candidates.json')}"
+
+
+def memory() -> str:
+    result = load("trainer_memory.json")
+    rows = [[r["way"], f"{r['peak_mb']:.0f}", f"{r['over_forward']:.2f}"] for r in result["rows"]]
+    head = ["one step", "peak, MB", "over the forward"]
+    return f"{markdown(head, rows)}\n\n{source(result, 'trainer_memory.json')}"
+
+
+def reward_baselines() -> str:
+    result = load("reward_baselines.json")
+    kinds = list(result["tasks"][0]["kinds"])
+    rows = []
+    for task in result["tasks"]:
+        cells = []
+        for kind in kinds:
+            mean, low, high, _ = task["kinds"][kind]["reward"].values()
+            cells.append(f"{mean:.2f}" + (f" ± {(high - low) / 2:.2f}" if high > low else ""))
+        rows.append([f"{task['task']}, `{task['reward']}`", *cells])
+    others = [f for t in result["tasks"] for f in t["kinds"].values() if "reference wins" in f]
+    wins, compared = (sum(f[k] for f in others) for k in ("reference wins", "items that differ"))
+    note = (
+        f"Mean reward over {result['tasks'][0]['items']} validation items of each task's offline "
+        f"source, ± half of its 95 % interval; the reference wins {wins:,} of {compared:,} "
+        "comparisons. In dialogue 0 is what a human's reply out of another conversation gets."
+    )
+    name = "reward_baselines.json"
+    return f"{markdown(['task, reward', *kinds], rows)}\n\n{note} {source(result, name)}"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "candidates": candidates,
+    "memory": memory,
+    "noise": noise,
+    "pass_cpu": pass_cpu,
+    "reward_baselines": reward_baselines,
+    "static": static,
+}
+
+
+def filled(text: str) -> str:
+    """`text` with every known block made anew; unknown names are an error."""
+
+    def replace(match: re.Match[str]) -> str:
+        return f"{match[1]}{TABLES[match[2]]()}\n{match[3]}"
+
+    return BLOCK.sub(replace, text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    readme = ROOT / "README.md"
+    old = readme.read_text()
+    new = filled(old)
+    if args.check:
+        if new != old:
+            print("README.md differs from benchmarks/results: run python benchmarks/tables.py")
+        return int(new != old)
+    readme.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
