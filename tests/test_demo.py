@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import queue
 import sys
+from concurrent.futures import Executor, Future
 from pathlib import Path
 
 import pytest
@@ -78,11 +80,24 @@ def test_evaluate_repeats_with_its_seed_and_keeps_the_order(demo, judge):
     assert torch.allclose(greedy, again.flip(0))
 
 
-def test_a_seed_runs_all_arms_through_the_trainer(demo, judge, capsys):
+class Inline(Executor):
+    """Runs at once, in this process."""
+
+    def submit(self, function, *args):
+        future = Future()
+        future.set_result(function(*args))
+        return future
+
+
+def test_all_arms_run_through_the_trainer(demo, judge, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "translation_pairs", lambda split, cache_dir: PAIRS)
     tokenizer = demo.AutoTokenizer.from_pretrained(demo.START)
-    data = {"train": PAIRS, "test": PAIRS}
-    with demo.tqdm(disable=True) as bar:
-        seeds = [demo.run_seed(s, data, tokenizer, bar, samples=1) for s in range(2)]
+    messages, options = queue.Queue(), {"cache_dir": None, "prompts": 10, "samples": 1}
+    threads = torch.get_num_threads()
+    seeds = demo.run_all(2, Inline(), messages, options)
+    torch.set_num_threads(threads)
+    assert messages.empty() and [tuple(s) for s in seeds] == [demo.ARMS] * 2
+    assert all(len(rewards) == 10 for s in seeds for _, rewards in s.values())
     record = judge.report(seeds, PAIRS, tokenizer, demo.load)
     arms = record["arms"]
     assert next(iter(arms)) == "before" and arms["before"]["gain"] == 0.0

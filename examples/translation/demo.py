@@ -19,9 +19,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import resource
 import tempfile
 import time
+from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
 from pathlib import Path
 
 import torch
@@ -33,6 +36,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from zopro import ZOPrOConfig, ZOPrOTrainer
 from zopro.tasks.debian import translation_pairs
 
+RUSAGE = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 START = Path(__file__).parent / "start"
 TRAINED = "model.norm.weight"
 
@@ -47,6 +51,7 @@ ROLLOUT = {
     "zo_eps": 0.02,
 }
 PLAIN_LR, TARGETED_LR = 1.0, 1.0
+ARMS = ("before", "iteration 0", "plain", "targeted")
 STEPS, SECOND_STEPS = 32, 16  # of iteration 0 and of iteration 1
 
 
@@ -60,21 +65,21 @@ def load(weights: torch.Tensor | None = None):
     return model
 
 
-class Bar(TrainerCallback):
-    """Moves a shared progress bar and shows the reward of the last rollout."""
+class Reporter(TrainerCallback):
+    """Sends (steps done, text) to the process that shows the progress bar."""
 
-    def __init__(self, bar: tqdm, label: str):
-        self.bar, self.label = bar, label
+    def __init__(self, messages, label: str):
+        self.messages, self.label = messages, label
 
     def on_step_end(self, args, state, control, **_):
-        self.bar.update()
+        self.messages.put((1, None))
 
     def on_log(self, args, state, control, logs=None, **_):
         if "reward" in (logs or {}):
-            self.bar.set_postfix_str(f"{self.label}, reward {float(logs['reward']):.3f}")
+            self.messages.put((0, f"{self.label}: reward {float(logs['reward']):.3f}"))
 
 
-def train(weights, seed, steps, lr, pairs, tokenizer, bar, label, previous=None) -> torch.Tensor:
+def train(weights, seed, steps, lr, pairs, tokenizer, reporter, previous=None) -> torch.Tensor:
     """One iteration of `steps` steps from `weights` (None: the start checkpoint).
 
     previous: the update [192] near which directions are drawn, None for plain SPSA.
@@ -107,7 +112,7 @@ def train(weights, seed, steps, lr, pairs, tokenizer, bar, label, previous=None)
             args=config,
             train_dataset=pairs,
             processing_class=tokenizer,
-            callbacks=[Bar(bar, label)],
+            callbacks=[reporter],
         )
         trainer.remove_callback(transformers.PrinterCallback)
         if previous is not None:
@@ -116,54 +121,95 @@ def train(weights, seed, steps, lr, pairs, tokenizer, bar, label, previous=None)
     return model.get_parameter(TRAINED).detach().clone()
 
 
-def run_seed(seed: int, data: dict, tokenizer, bar, samples: int) -> dict:
-    """All arms of one seed: {arm: (gain of the last norm [192], rewards [prompts])}."""
+def run_arm(arm: str, seed: int, weights, messages, options: dict) -> tuple:
+    """Trains one arm of one seed, in a process of its own, and judges it on held-out prompts.
+
+    weights: those to begin with, [192], or None for the start checkpoint.
+    Returns: arm, seed, the trained weights [192], the mean reward of each held-out prompt.
+    """
+    torch.set_num_threads(1)  # a core a process: arms in parallel scale better than their matrices
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(START)
     start = load().get_parameter(TRAINED).detach().clone()
-    common = (data["train"], tokenizer, bar)
-    first = train(None, seed, STEPS, PLAIN_LR, *common, f"seed {seed}, plain")
-    later = (first, seed + 1000, SECOND_STEPS)
-    arms = {
-        "before": start,
-        "iteration 0": first,
-        "plain": train(*later, PLAIN_LR, *common, f"seed {seed}, plain again"),
-        "targeted": train(*later, TARGETED_LR, *common, f"seed {seed}, targeted", first - start),
+    if arm == "before":
+        weights = start
+    else:
+        previous = weights - start if arm == "targeted" else None
+        # Both arms of iteration 1 see the same prompts.
+        seed_of_run = seed if arm == "iteration 0" else seed + 1000
+        steps = STEPS if arm == "iteration 0" else SECOND_STEPS
+        lr = TARGETED_LR if arm == "targeted" else PLAIN_LR
+        pairs = translation_pairs("train", options["cache_dir"])
+        reporter = Reporter(messages, f"{arm}, seed {seed}")
+        weights = train(weights, seed_of_run, steps, lr, pairs, tokenizer, reporter, previous)
+    held_out = translation_pairs("test", options["cache_dir"])
+    held_out = held_out.select(range(min(options["prompts"], len(held_out))))
+    judging_seed = 10 * seed + ARMS.index(arm)
+    rewards = evaluate(load(weights), tokenizer, held_out, options["samples"], judging_seed)
+    messages.put((1, None))
+    return arm, seed, weights, rewards
+
+
+def run_all(seeds: int, pool: Executor, messages, options: dict) -> list[dict]:
+    """All arms of all seeds: for each seed {arm: (weights [192], rewards [prompts])}."""
+    results = [{} for _ in range(seeds)]
+    waiting = {
+        pool.submit(run_arm, "iteration 0", s, None, messages, options) for s in range(seeds)
     }
-    results = {}
-    for i, (arm, weights) in enumerate(arms.items()):
-        bar.set_postfix_str(f"seed {seed}: judging {arm}")
-        rewards = evaluate(load(weights), tokenizer, data["test"], samples, seed * 10 + i)
-        results[arm] = (weights, rewards)
-        bar.update()
-    return results
+    waiting |= {pool.submit(run_arm, "before", s, None, messages, options) for s in range(seeds)}
+    with tqdm(total=seeds * (STEPS + 2 * SECOND_STEPS + len(ARMS)), unit="step") as bar:
+        while waiting:
+            done, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
+            for future in done:
+                arm, seed, weights, rewards = future.result()
+                results[seed][arm] = (weights, rewards)
+                if arm == "iteration 0":  # what iteration 1 begins from
+                    for later in ARMS[2:]:
+                        waiting.add(pool.submit(run_arm, later, seed, weights, messages, options))
+            while not messages.empty():
+                steps, text = messages.get()
+                bar.update(steps)
+                if text:
+                    bar.set_postfix_str(text)
+    return [{arm: result[arm] for arm in ARMS} for result in results]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3, help="3 to 10 (default 3)")
-    parser.add_argument("--samples", type=int, default=2, help="responses to a held-out prompt")
-    parser.add_argument("--prompts", type=int, default=None, help="held-out prompts (default all)")
-    parser.add_argument("--threads", type=int, default=min(4, torch.get_num_threads()))
+    parser.add_argument("--samples", type=int, default=1, help="responses to a held-out prompt")
+    parser.add_argument("--prompts", type=int, default=10**6, help="held-out prompts (default all)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(6, len(os.sched_getaffinity(0))),
+        help="arms trained at a time, one core each (default: as many as cores)",
+    )
     parser.add_argument("--cache-dir", default=None, help="where the sentence pairs are kept")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for results")
     args = parser.parse_args()
     if args.seeds not in T95:
         parser.error(f"--seeds is {args.seeds}; an interval needs {min(T95)} to {max(T95)}")
-    torch.set_num_threads(args.threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
 
     began = time.time()
     data = {split: translation_pairs(split, args.cache_dir) for split in ("train", "test")}
-    if args.prompts:
-        data["test"] = data["test"].select(range(args.prompts))
-    tokenizer = AutoTokenizer.from_pretrained(START)
     print(f"{len(data['train'])} training pairs, {len(data['test'])} held-out pairs")
-    with tqdm(total=args.seeds * (STEPS + 2 * SECOND_STEPS + 4), unit="step") as bar:
-        seeds = [run_seed(s, data, tokenizer, bar, args.samples) for s in range(args.seeds)]
-    record = report(seeds, data["test"], tokenizer, load)
+    options = {k: getattr(args, k) for k in ("cache_dir", "prompts", "samples")}
+    spawn = multiprocessing.get_context("spawn")
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes to come
+    with spawn.Manager() as manager, ProcessPoolExecutor(args.workers, spawn) as pool:
+        seeds = run_all(args.seeds, pool, manager.Queue(), options)
+    record = report(seeds, data["test"], AutoTokenizer.from_pretrained(START), load)
     record["seconds"] = round(time.time() - began, 1)
-    record["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(f"\n{record['seconds']:.0f} s, peak memory {record['peak_memory_mb']} MB")
+    peak = max(resource.getrusage(who).ru_maxrss for who in RUSAGE)  # KiB on Linux
+    record["peak_memory_mb"], record["workers"] = peak // 1024, args.workers
+    print(
+        f"\n{record['seconds']:.0f} s with {args.workers} processes,"
+        f" peak memory of one {record['peak_memory_mb']} MB"
+    )
     record["settings"] = {**ROLLOUT, "plain_lr": PLAIN_LR, "targeted_lr": TARGETED_LR}
     record["settings"]["steps"] = [STEPS, SECOND_STEPS]
     args.out.mkdir(parents=True, exist_ok=True)

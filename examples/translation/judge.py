@@ -83,7 +83,7 @@ def report(seeds: list[dict], pairs, tokenizer, load) -> dict:
     held-out prompts (another draw of prompts, differences averaged over the seeds).
     """
     arms = list(seeds[0])
-    record = {"arms": {}, "seeds": len(seeds), "prompts": len(pairs)}
+    record = {"arms": {}, "seeds": len(seeds), "prompts": len(seeds[0]["before"][1])}
     print(f"\n{'':24}  {'reward':>6}  {'gain':>7}  95 % over seeds    95 % over prompts")
     for arm in arms:
         by_seed = [(s[arm][1].mean() - s["before"][1].mean()).item() for s in seeds]
