@@ -35,7 +35,9 @@ def check_tensors(
         if t.layout != torch.strided or t.device.type == "meta":
             where = "the meta device" if t.device.type == "meta" else f"layout {t.layout}"
             raise ValueError(f"{name}[{i}] is on {where}: give a dense tensor that has memory")
-        if any(stride == 0 and size > 1 for size, stride in zip(t.shape, t.stride())):
+        if not t.is_contiguous() and any(
+            stride == 0 and size > 1 for size, stride in zip(t.shape, t.stride())
+        ):
             raise ValueError(f"{name}[{i}] is expanded (stride 0): give one that owns its elements")
     return tensors
 

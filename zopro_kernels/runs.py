@@ -18,6 +18,9 @@ SCRATCH = 1 << 16  # elements: 256 KiB of fp32
 
 def contiguous_runs(p: Pass) -> Iterator[Pass]:
     """The passes that together perform `p`; scattered pieces are written back between them."""
+    if _is_one_run(p.tensors):  # the usual case: hundreds of adapters, none to be cut
+        yield replace(p, tensors=_flat(p.tensors), prev=_flat(p.prev), v=_flat(p.v))
+        return
     groups: dict[tuple, list[tuple[int, int, Tensor]]] = {}
     scattered: list[tuple[int, int, Tensor]] = []
     for t, tensor in enumerate(p.tensors):
@@ -33,6 +36,15 @@ def contiguous_runs(p: Pass) -> Iterator[Pass]:
         buffer = piece.contiguous()
         yield _part(p, [(t, start, buffer.view(-1))])
         piece.copy_(buffer)
+
+
+def _is_one_run(tensors: list[Tensor]) -> bool:
+    kinds = {(t.dtype, t.device) for t in tensors}
+    return len(kinds) == 1 and all(t.is_contiguous() and t.numel() for t in tensors)
+
+
+def _flat(tensors: list[Tensor] | None) -> list[Tensor] | None:
+    return None if tensors is None else [t.detach().reshape(-1) for t in tensors]
 
 
 def _pieces(tensor: Tensor, start: int = 0) -> Iterator[tuple[int, Tensor]]:
