@@ -1,0 +1,116 @@
+"""Interrupted in any phase, a run goes on where it was and ends where it would have ended."""
+
+import json
+
+import pytest
+from iterations.tiny_run import Stop, StopAt, config, data, ends, longer, run, same, supervised
+from safetensors.torch import load_file
+
+from zopro.iterations.store import RunFolder
+
+OPTIONS = {"supervised": {}, "blend": 0.5}
+PHASES = ["supervised", "reward", "0.policy", "0.refine", "1.policy", "1.refine"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return ends(go(tmp_path_factory.mktemp("whole") / "run"))
+
+
+def go(folder, **more):
+    return run(folder, data(supervised=supervised()), **{**OPTIONS, **more})
+
+
+def weights(folder):
+    phases = folder / "phases" / "1.policy" / "policy.safetensors"
+    return load_file(phases)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_stopped_in_a_trainer(phase, tmp_path, whole):
+    with pytest.raises(Stop):
+        go(tmp_path / "run", call={"callbacks": [StopAt(phase)]})
+    state = json.loads((tmp_path / "run" / "state.json").read_text())
+    assert state["phase"] == phase and phase not in state["done"]
+    checkpoint = RunFolder.last_checkpoint(RunFolder(str(tmp_path / "run"), {}, True), phase)
+    assert checkpoint.endswith(f"{phase}/checkpoint-1")
+    out = go(tmp_path / "run")
+    assert same(ends(out), whole)
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [x["step"] for x in lines if x["phase"] == phase and "loss" in x]
+    assert steps == [1, 2]
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+
+
+@pytest.mark.parametrize("phase", ["0.pairs", "1.pairs"])
+def test_stopped_at_the_judge(phase, tmp_path, whole):
+    asked = []
+
+    def fails(prompts, firsts, seconds):
+        asked.append(len(prompts))
+        if len(asked) == int(phase[0]) + 1:
+            raise Stop("no power")
+        return longer(prompts, firsts, seconds)
+
+    with pytest.raises(RuntimeError, match="the judge raised Stop: no power"):
+        go(tmp_path / "run", judge=fails)
+    assert json.loads((tmp_path / "run" / "state.json").read_text())["phase"] == phase
+    assert same(ends(go(tmp_path / "run")), whole)
+
+
+def test_stopped_before_the_first_checkpoint(tmp_path, whole):
+    with pytest.raises(Stop):
+        go(tmp_path / "run", call={"callbacks": [StopAt("1.policy", 0)]})
+    assert same(ends(go(tmp_path / "run")), whole)
+
+
+def test_half_a_checkpoint_and_half_a_line_are_passed_over(tmp_path, whole):
+    with pytest.raises(Stop):
+        go(tmp_path / "run", call={"callbacks": [StopAt("1.policy")]})
+    torn = tmp_path / "run" / "checkpoints" / "1.policy" / "checkpoint-9"
+    torn.mkdir()
+    (torn / "adapter_model.safetensors").write_bytes(b"half")
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
+        file.write('{"phase": "1.po')
+    assert same(ends(go(tmp_path / "run")), whole)
+
+
+def test_chunked_run_resumes_to_the_bit(tmp_path):
+    straight = ends(run(tmp_path / "a", chunk=0.5))
+    with pytest.raises(Stop):
+        run(tmp_path / "b", chunk=0.5, call={"callbacks": [StopAt("1.policy.1")]})
+    assert same(ends(run(tmp_path / "b", chunk=0.5)), straight)
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    first = ends(run(tmp_path / "run", iterations=1))
+    again = run(tmp_path / "run", iterations=1, judge=lambda *a: 1 / 0)
+    assert same(ends(again), first)
+
+
+def test_anew_only_in_an_empty_folder(tmp_path):
+    run(tmp_path / "run", iterations=1)
+    with pytest.raises(FileExistsError, match="is not empty and resume is False"):
+        run(tmp_path / "run", iterations=1, resume=False)
+    (tmp_path / "empty").mkdir()
+    run(tmp_path / "empty", iterations=1, resume=False)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds 'notes.txt' but no run"):
+        run(tmp_path / "other", iterations=1)
+
+
+def test_other_options_and_damage_are_refused(tmp_path):
+    run(tmp_path / "run", iterations=1)
+    with pytest.raises(ValueError, match=r"blend=0.5, but the run in .* began with 0.0"):
+        run(tmp_path / "run", iterations=1, blend=0.5)
+    path = tmp_path / "run" / "phases" / "0.policy" / "policy.safetensors"
+    path.write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"policy.safetensors' is damaged"):
+        run(tmp_path / "run", iterations=1)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"'0.policy' is done, but its policy.safetensors is gone"):
+        run(tmp_path / "run", iterations=1)
+    (tmp_path / "run" / "state.json").write_text("{")
+    with pytest.raises(ValueError, match="holds a damaged run"):
+        RunFolder(str(tmp_path / "run"), config("x").to_dict(), True)

@@ -1,0 +1,111 @@
+"""The run's data: a task's, or datasets of the caller's; checked before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from zopro.tasks.protocol import Task
+
+from .config import IterationConfig
+from .scoring import prompt_lengths
+
+
+@dataclass
+class Data:
+    """prompts: column `prompt`, and whatever the reward functions read. reward: `prompt`, `chosen`,
+    `rejected`, or `prompt`, `completion`, `score`; None without a network. supervised: `prompt`,
+    `completion`; None without a supervised start. Datasets of text or of messages."""
+
+    prompts: Dataset
+    reward: Dataset | None = None
+    supervised: Dataset | None = None
+
+
+def gather(
+    config: IterationConfig,
+    source: Task | Mapping[str, Dataset],
+    tokenizer: PreTrainedTokenizerBase,
+    network_reward: bool,
+    load: Mapping[str, Any],
+) -> Data:
+    """The data of a task (its train split; `load` goes to its loaders), or a mapping with the
+    entries "prompts", "reward" and "supervised".
+
+    A task's prompts are cut to max_prompt_length. Raises ValueError for what is missing, empty, or
+    (of a mapping) too long.
+    """
+    if isinstance(source, Mapping):
+        data = _given(source)
+    else:
+        options = {"conversational": tokenizer.chat_template is not None, **load}
+        prompts = source.load("train", **options)
+        prompts = source.fit(prompts, tokenizer, config.max_prompt_length)
+        reward = None
+        if network_reward:
+            scored = config.reward_data == "scores"
+            reward = (source.scored if scored else source.preference_pairs)("train", **options)
+        supervised = None if config.supervised is None else source.supervised("train", **options)
+        data = Data(prompts, reward, supervised)
+    needs = {"prompts": data.prompts}
+    if network_reward:
+        needs["reward"] = data.reward
+    if config.supervised is not None:
+        needs["supervised"] = data.supervised
+    for name, dataset in needs.items():
+        if dataset is None:
+            raise ValueError(f"the data have no {name!r}: give a dataset for it")
+        if len(dataset) == 0:
+            raise ValueError(f"the dataset {name!r} is empty: give rows")
+    _columns(config, data, network_reward)
+    _lengths(config, data.prompts, tokenizer)
+    return data
+
+
+def _given(source: Mapping[str, Dataset]) -> Data:
+    known = ("prompts", "reward", "supervised")
+    for name, dataset in source.items():
+        if name not in known:
+            raise ValueError(f"the data hold {name!r}: use {', '.join(known)}")
+        if dataset is not None and not isinstance(dataset, Dataset):
+            raise TypeError(f"the data's {name!r} is a {type(dataset).__name__}: give a Dataset")
+    return Data(source.get("prompts"), source.get("reward"), source.get("supervised"))
+
+
+def _columns(config: IterationConfig, data: Data, network_reward: bool) -> None:
+    needed = {"prompts": ("prompt",)}
+    if network_reward:
+        scored = ("prompt", "completion", "score")
+        pairs = ("prompt", "chosen", "rejected")
+        needed["reward"] = scored if config.reward_data == "scores" else pairs
+    for name, columns in needed.items():
+        dataset = getattr(data, name)
+        for column in columns:
+            if column not in dataset.column_names:
+                raise ValueError(
+                    f"the dataset {name!r} has no column {column!r}, only "
+                    f"{sorted(dataset.column_names)}: rename one to it"
+                )
+
+
+def _lengths(config: IterationConfig, prompts: Dataset, tokenizer: Any) -> None:
+    lengths = prompt_lengths(prompts["prompt"], tokenizer)
+    worst = max(range(len(lengths)), key=lengths.__getitem__)
+    if lengths[worst] > config.max_prompt_length:
+        raise ValueError(
+            f"prompt {worst} has {lengths[worst]} tokens, over max_prompt_length="
+            f"{config.max_prompt_length}: shorten or drop it, or raise the limit"
+        )
+
+
+def chunks(prompts: Dataset, share: float | None) -> list[Dataset]:
+    """The prompts in consecutive parts of `share` of them each (the last may be smaller)."""
+    if share is None:
+        return [prompts]
+    size = max(1, round(share * len(prompts)))
+    starts = range(0, len(prompts), size)
+    return [prompts.select(range(s, min(s + size, len(prompts)))) for s in starts]

@@ -1,0 +1,142 @@
+"""The policy's phases: the supervised start, and reinforcement, first- or zeroth-order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from trl import RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
+
+from zopro import schedules
+from zopro.trainer import ZOPrOConfig, ZOPrOTrainer
+
+from .models import merge, policy_weights, snapshot
+from .sampled import SampledRewardTrainer
+from .scoring import RewardScorer
+from .training import Context, arguments, forwards_kept, phase_seed, train
+
+Targets = tuple[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor] | None]
+
+
+def supervise(context: Context, phase: str, data: Dataset) -> dict[str, float]:
+    """TRL's SFTTrainer on columns `prompt` and `completion` (or `text`, `messages`), in place.
+
+    With adapters, what is learnt is then merged into the base (`merge`); see `start_of`.
+    """
+    if len(data) == 0:
+        raise ValueError("the supervised data are empty: give rows, or supervised=None")
+    config = context.config
+    longest = config.max_prompt_length + config.max_completion_length + 1
+    args = arguments(SFTConfig, context, phase, config.supervised or {}, {"max_length": longest})
+    with forwards_kept(context.policy):
+        trainer = SFTTrainer(
+            model=context.policy,
+            args=args,
+            train_dataset=data,
+            processing_class=context.tokenizer,
+            callbacks=context.callbacks(phase),
+        )
+        return train(trainer, context, phase)
+
+
+def take_supervised(context: Context, fresh: Mapping[str, torch.Tensor]) -> None:
+    """The supervised adapter becomes part of the base, and a fresh one is laid over it."""
+    merge(context.policy, fresh)
+
+
+def reinforce(
+    context: Context,
+    phase: str,
+    prompts: Dataset,
+    method: str,
+    targets: Targets | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> dict[str, float]:
+    """One policy phase on `prompts`, in place: "rloo" with AdamW, "spsa", or "zopro".
+
+    targets: the previous updates of policy and reward model, for "zopro". part: (i, n) for the
+    i-th of n chunks of an iteration, over all of which d's schedule runs.
+    """
+    config = context.config
+    options = {**config.policy, **(config.first_order if method == "rloo" else config.zeroth)}
+    fixed = {
+        "max_completion_length": config.max_completion_length,
+        "temperature": config.temperature,
+    }
+    policy = context.policy
+    with forwards_kept(policy):
+        try:
+            trainer = _trainer(context, phase, prompts, method, {**options, **fixed})
+            if targets is not None:
+                steps, schedule = None, config.schedule
+                if part[1] > 1:
+                    steps, schedule = _over_chunks(trainer, config, part)
+                trainer.set_targets(*targets, schedule=schedule, steps=steps,
+                                    half_life=config.half_life)  # fmt: skip
+            return train(trainer, context, phase)
+        finally:
+            _drop_reference(policy)
+
+
+def _trainer(
+    context: Context, phase: str, prompts: Dataset, method: str, options: dict[str, Any]
+) -> RLOOTrainer:
+    config = context.config
+    rewards = list(context.reward_funcs)
+    if context.reward is not None:
+        length = config.max_prompt_length + config.max_completion_length + 1
+        rewards = [RewardScorer(context.reward, context.tokenizer, config.batch_size, length)]
+    kept: dict[str, Any] = {}
+    if method == "rloo":
+        cls, args_cls = RLOOTrainer, RLOOConfig
+    else:
+        cls, args_cls = ZOPrOTrainer, ZOPrOConfig
+        options["zo_seed"] = phase_seed(config.seed, phase, "noise")
+        if config.objective == "samples":
+            cls, kept = SampledRewardTrainer, {"common_samples": config.common_samples}
+            options.setdefault("beta", 0.0)
+    trainer = cls(
+        model=context.policy,
+        reward_funcs=rewards,
+        args=arguments(args_cls, context, phase, options, {}),
+        train_dataset=prompts,
+        processing_class=context.tokenizer,
+        callbacks=context.callbacks(phase),
+        **kept,
+    )
+    if config.reference == "base":
+        _drop_reference(context.policy)
+    return trainer
+
+
+def _drop_reference(policy: Any) -> None:
+    # TRL lays a copy of the adapter, "ref", over an adapter that it did not make itself. Without
+    # it, its reference is the base with the adapter off.
+    if isinstance(policy, PeftModel) and "ref" in policy.peft_config:
+        policy.delete_adapter("ref")
+
+
+def _over_chunks(
+    trainer: RLOOTrainer, config: Any, part: tuple[int, int]
+) -> tuple[int, Callable[[int, int | None], float]]:
+    """Steps of the whole iteration, and the schedule seen from chunk `part`."""
+    index, count = part
+    here = trainer.args.max_steps
+    if here <= 0:
+        here = int(
+            len(trainer.get_train_dataloader())
+            // trainer.args.gradient_accumulation_steps
+            * trainer.args.num_train_epochs
+        )
+    here = max(1, here)
+    total, done = here * count, here * index
+    function = schedules.resolve(config.schedule, total, config.half_life)
+    return total, lambda step, steps: function(step + done, total)
+
+
+def weights_of(context: Context) -> dict[str, torch.Tensor]:
+    """A copy of the policy's trained weights, on the CPU."""
+    return snapshot(policy_weights(context.policy))

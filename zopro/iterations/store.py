@@ -1,0 +1,187 @@
+"""The run's folder: what is done, weights, metrics. JSON and safetensors; no pickle of ours.
+
+    config.json                 the options, and the versions of the packages that ran them
+    state.json                  the phases that are done, and the one in progress
+    metrics.jsonl               one line a log of a trainer or the driver: phase, step, values
+    phases/<phase>/             what a phase left: policy.safetensors, reward.safetensors, ...
+    checkpoints/<phase>/        Hugging Face's checkpoints inside a phase, gone once it is done
+
+Phases have names of their own (`0.policy`, `1.refine`, ...), so no path is used twice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+PACKAGES = ("zopro", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
+MAY_DIFFER = ("resume", "output_dir")  # between the run that began and the one that goes on
+
+
+def write(path: Path, text: str) -> None:
+    """Writes beside and renames: a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    with open(beside, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+class RunFolder:
+    """One run's folder. Only the main rank writes (`main`); every rank reads.
+
+    Raises FileExistsError for resume=False in a folder that is not empty, ValueError for a folder
+    of a run with other options, or one that holds no run.
+    """
+
+    def __init__(self, path: str, config: dict[str, Any], resume: bool, main: bool = True) -> None:
+        self.path, self.main = Path(path), main
+        held = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
+        if held and not resume:
+            raise FileExistsError(
+                f"output_dir={path!r} is not empty and resume is False: name a new folder, or set "
+                "resume to go on with what it holds"
+            )
+        self.state: dict[str, Any] = {"done": [], "phase": None}
+        if "state.json" in held:
+            self._go_on(config)
+        elif any(name not in ("config.json", "config.json.part") for name in held):
+            raise ValueError(
+                f"output_dir={path!r} holds {held[0]!r} but no run (state.json): name a new folder"
+            )
+        elif main:
+            versions = {name: _version(name) for name in PACKAGES}
+            write(self.path / "config.json", _json({"options": config, "versions": versions}))
+            self._write_state()
+
+    def _go_on(self, config: dict[str, Any]) -> None:
+        try:
+            self.state = json.loads((self.path / "state.json").read_text())
+            stored = json.loads((self.path / "config.json").read_text())["options"]
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(
+                f"output_dir={str(self.path)!r} holds a damaged run: {error}"
+            ) from error
+        config = json.loads(json.dumps(config))
+        for name, value in config.items():
+            # A finished run may be given more iterations.
+            if name == "iterations" and value >= stored.get(name, 0):
+                continue
+            if name not in MAY_DIFFER and stored.get(name) != value:
+                raise ValueError(
+                    f"{name}={value!r}, but the run in {str(self.path)!r} began with "
+                    f"{stored.get(name)!r}: give the same, or name a new folder"
+                )
+
+    @property
+    def done(self) -> list[str]:
+        return self.state["done"]
+
+    def begin(self, phase: str) -> None:
+        self.state["phase"] = phase
+        self._write_state()
+
+    def finish(self, phase: str) -> None:
+        """The phase is done: its results are written, and its checkpoints are not needed."""
+        self.state = {"done": [*self.done, phase], "phase": None}
+        self._write_state()
+        if self.main:
+            shutil.rmtree(self.checkpoints(phase), ignore_errors=True)
+
+    def _write_state(self) -> None:
+        if self.main:
+            write(self.path / "state.json", _json(self.state))
+
+    def file(self, phase: str, name: str) -> Path:
+        return self.path / "phases" / phase / name
+
+    def checkpoints(self, phase: str) -> Path:
+        return self.path / "checkpoints" / phase
+
+    def last_checkpoint(self, phase: str) -> str | None:
+        """The newest whole checkpoint of this phase: its trainer's state is written last."""
+        found = [
+            (int(folder.name.split("-")[-1]), folder)
+            for folder in self.checkpoints(phase).glob("checkpoint-*")
+            if (folder / "trainer_state.json").is_file() and folder.name.split("-")[-1].isdigit()
+        ]
+        return str(max(found)[1]) if found else None
+
+    def save(self, phase: str, name: str, tensors: dict[str, torch.Tensor]) -> None:
+        """Writes tensors of any shape and dtype as safetensors, beside and renamed."""
+        if not self.main:
+            return
+        path = self.file(phase, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(path.name + ".part")
+        save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, str(beside))
+        os.replace(beside, path)
+
+    def load(self, phase: str, name: str) -> dict[str, torch.Tensor] | None:
+        """What `save` wrote, on the CPU; None where there is none; ValueError if damaged."""
+        path = self.file(phase, name)
+        if not path.is_file():
+            return None
+        try:
+            return load_file(str(path))
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{str(path)!r} is damaged: {error}") from error
+
+    def write_rows(self, phase: str, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        if self.main:
+            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+            write(self.file(phase, name), "".join(lines))
+
+    def read_rows(self, phase: str, name: str) -> list[dict[str, Any]]:
+        path = self.file(phase, name)
+        if not path.is_file():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    def log(self, phase: str, step: int, values: dict[str, Any]) -> None:
+        """Appends one line to metrics.jsonl; a number that is not finite is null there."""
+        if self.main:
+            values = {
+                n: None if isinstance(v, float) and not math.isfinite(v) else v
+                for n, v in values.items()
+            }
+            with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps({"phase": phase, "step": step, **values}) + "\n")
+
+    def forget(self, phase: str, after: int) -> None:
+        """Drops the phase's lines of steps that will be done again, and half a line at the end."""
+        path = self.path / "metrics.jsonl"
+        if not self.main or not path.is_file():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if row["phase"] != phase or row["step"] <= after:
+                kept.append(line + "\n")
+        write(path, "".join(kept))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # run from a checkout
+        return None
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"

@@ -1,0 +1,107 @@
+"""What every phase with a trainer needs: its arguments, its log, its checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from .config import IterationConfig
+from .models import RewardModel
+from .store import RunFolder
+
+# No autocast, no checkpointing unless asked for: adapters are small, and zeroth-order phases need
+# the losses' low bits.
+DEFAULTS = {"report_to": "none", "logging_steps": 10, "save_total_limit": 1, "bf16": False,
+            "gradient_checkpointing": False}  # fmt: skip
+
+
+@dataclass
+class Context:
+    """What the phases share."""
+
+    config: IterationConfig
+    run: RunFolder
+    policy: PreTrainedModel
+    reward: RewardModel | None
+    tokenizer: PreTrainedTokenizerBase
+    reward_funcs: list[Any] = field(default_factory=list)  # plain ones, where there is no network
+    judge: Any = None
+    extra_callbacks: list[TrainerCallback] = field(default_factory=list)
+
+    def callbacks(self, phase: str) -> list[TrainerCallback]:
+        return [LogLines(self.run, phase), *self.extra_callbacks]
+
+
+class LogLines(TrainerCallback):
+    """Every log of a trainer as a line of metrics.jsonl, on the main rank."""
+
+    def __init__(self, run: RunFolder, phase: str) -> None:
+        self._run, self._phase = run, phase
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and logs:
+            self._run.log(self._phase, state.global_step, dict(logs))
+
+
+def phase_seed(seed: int, phase: str, use: str = "") -> int:
+    """A seed below 2^32 of its own for each phase of a run and each use in it."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{phase}:{use}".encode()).digest()[:4], "big")
+
+
+def arguments(
+    cls: type, context: Context, phase: str, options: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> TrainingArguments:
+    """The configuration of a phase's trainer: our defaults, the run's, the phase's, in this order.
+
+    The folder, the seed and the saving are the driver's.
+    """
+    known = {f.name for f in dataclasses.fields(cls)}
+    merged = {**DEFAULTS, **defaults, **context.config.trainer, **options}
+    return cls(
+        output_dir=str(context.run.checkpoints(phase)),
+        seed=phase_seed(context.config.seed, phase),
+        save_strategy="steps",
+        save_steps=context.config.save_steps,
+        **{name: value for name, value in merged.items() if name in known},
+    )
+
+
+@contextmanager
+def forwards_kept(policy: PreTrainedModel) -> Iterator[None]:
+    """TRL's trainers put a forward of their own on the model; on exit it has its former one.
+
+    Without it each phase would wrap the forward of the phase before.
+    """
+    models = {policy, getattr(policy, "get_base_model", lambda: policy)()}
+    former = {model: vars(model).get("forward") for model in models}
+    try:
+        yield
+    finally:
+        for model, forward in former.items():
+            if forward is None:
+                vars(model).pop("forward", None)
+            else:
+                model.forward = forward
+
+
+def train(trainer: Trainer, context: Context, phase: str) -> dict[str, float]:
+    """Trains from the phase's newest checkpoint, or from its start; the trainer's final metrics."""
+    checkpoint = context.run.last_checkpoint(phase)
+    step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else -1
+    context.run.forget(phase, step)
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    # Gradients are not needed while the next phase runs; the optimizer's state goes with `trainer`.
+    trainer.model.zero_grad(set_to_none=True)
+    return {"steps": trainer.state.global_step, **result.metrics}
