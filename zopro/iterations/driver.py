@@ -91,9 +91,9 @@ def iterate(
 
 def _lengths_fit(config: IterationConfig, policy: PreTrainedModel) -> None:
     room = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
-    needed = config.max_prompt_length + config.max_completion_length
+    needed = config.max_prompt_length + config.max_completion_length + 1
     if room is not None and needed > room:
         raise ValueError(
-            f"max_prompt_length + max_completion_length is {needed}, and the model has {room} "
-            "positions: lower them"
+            f"max_prompt_length + max_completion_length and the end token are {needed} tokens, and "
+            f"the model has {room} positions: lower them"
         )

@@ -9,6 +9,7 @@ import os
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -36,7 +37,7 @@ class EndpointJudge:
     at each request, kept nowhere and named in no message. timeout: seconds a request, > 0.
     retries: more tries after a request that failed in passing, >= 0, with pauses of `pause`,
     2 pause, ... seconds, at most 30. A pair whose tries are used up has no usable verdict.
-    Redirects are not followed.
+    parallel: requests under way at a time, >= 1. Redirects are not followed.
 
     Raises ValueError for a bad url or a missing key; RuntimeError when the endpoint refuses the
     request itself (a status that another try would not change).
@@ -52,6 +53,7 @@ class EndpointJudge:
         retries: int = 3,
         pause: float = 1.0,
         max_tokens: int = 8,
+        parallel: int = 4,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -66,10 +68,12 @@ class EndpointJudge:
         self._retries = checks.integer("retries", retries, 0)
         self._pause = checks.number("pause", pause, 0.0)
         self._max_tokens = checks.integer("max_tokens", max_tokens, 1)
+        self._parallel = checks.integer("parallel", parallel, 1)
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def __call__(self, prompts: list[str], firsts: list[str], seconds: list[str]) -> list:
-        return [self._one(*row) for row in zip(prompts, firsts, seconds)]
+        with ThreadPoolExecutor(self._parallel) as pool:
+            return list(pool.map(self._one, prompts, firsts, seconds))
 
     def _one(self, prompt: str, first: str, second: str) -> int | None:
         body = {

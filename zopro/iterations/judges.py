@@ -71,7 +71,8 @@ def letter(reply: Any) -> int | None:
 class LocalJudge:
     """A chat model on this machine, asked greedily, in batches.
 
-    model: a name or folder (loaded at the first question, on `device`), or a loaded model with its
+    model: a name or folder (loaded at the first question, on `device`; the driver releases it after
+    each phase that asks), or a loaded model with its
     `tokenizer`, which needs a chat template. Weights that are code are refused (no remote code).
     """
 
@@ -87,6 +88,7 @@ class LocalJudge:
     ) -> None:
         if not isinstance(model, str) and tokenizer is None:
             raise ValueError("tokenizer=None: a loaded judge needs its tokenizer")
+        self._name = model if isinstance(model, str) else None
         self._model, self._tokenizer = model, tokenizer
         self._question, self._batch, self._new = question, batch_size, max_new_tokens
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -105,6 +107,11 @@ class LocalJudge:
             raise ValueError("the judge's tokenizer has no chat template: use a chat model")
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token  # only padded on, never trained
+
+    def release(self) -> None:
+        """Forgets a model that was loaded by name; the next question loads it again."""
+        if self._name is not None:
+            self._model = self._name
 
     @torch.no_grad()
     def __call__(self, prompts: list[str], firsts: list[str], seconds: list[str]) -> list:

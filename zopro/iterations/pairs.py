@@ -40,6 +40,8 @@ def collect(context: Context, phase: str, prompts: Dataset) -> dict[str, float]:
             found = [_collect(context, phase, list(prompts["prompt"]))]
         except Exception as error:  # the waiting ranks must hear of it
             found = [error]
+        finally:
+            getattr(context.judge, "release", lambda: None)()
     found = broadcast_object_list(found)
     if isinstance(found[0], Exception):
         raise found[0]

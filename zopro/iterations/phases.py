@@ -117,6 +117,11 @@ class Run:
         reward_update = self.run.load(f"{i - 1}.updates", "reward.safetensors")
         if policy_update is None:
             raise ValueError(f"iteration {i - 1} left no policy update: start a new run")
+        if not any(bool(t.any()) for t in policy_update.values()):
+            raise ValueError(
+                f"iteration {i - 1} moved no weight of the policy, so iteration {i} has nothing to "
+                "aim at: start a new run with more steps, a larger learning rate or larger zo_eps"
+            )
         if reward_update is not None:
             match_updates(policy_update, reward_update)
         return policy_update, reward_update

@@ -12,6 +12,7 @@ from trl import RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
 
 from zopro import schedules
 from zopro.trainer import ZOPrOConfig, ZOPrOTrainer
+from zopro.trainer.rloo import _checked, _is_plain
 
 from .models import merge, policy_weights, snapshot
 from .sampled import SampledRewardTrainer
@@ -92,6 +93,8 @@ def _trainer(
     kept: dict[str, Any] = {}
     if method == "rloo":
         cls, args_cls = RLOOTrainer, RLOOConfig
+        # As ZOPrOTrainer does: TRL's takes NaN for "does not apply".
+        rewards = [_checked(f) if _is_plain(f) else f for f in rewards]
     else:
         cls, args_cls = ZOPrOTrainer, ZOPrOConfig
         options["zo_seed"] = phase_seed(config.seed, phase, "noise")

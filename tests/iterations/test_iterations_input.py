@@ -1,0 +1,144 @@
+"""Bad input: one clear sentence each, before anything is trained."""
+
+import pytest
+from datasets import Dataset
+from iterations.tiny_run import config, data, longer, run
+from peft import LoraConfig, get_peft_model
+from trainer.tiny_llama import build_model, build_tokenizer, prompts, reward_digits
+
+from zopro.iterations import IterationConfig, iterate
+
+
+@pytest.mark.parametrize(
+    "option, value, sentence",
+    [
+        ("output_dir", "", "output_dir='' is not allowed"),
+        ("method", "mezo", "method='mezo' is not known: use one of 'zopro', 'spsa', 'rloo'"),
+        ("first", "zopro", "first='zopro' is not known"),
+        ("objective", "dpo", "objective='dpo' is not known"),
+        ("schedule", "step", "schedule='step' is not known"),
+        ("reward_data", "stars", "reward_data='stars' is not known"),
+        ("iterations", 0, "iterations=0 is out of range"),
+        ("iterations", 1.5, "iterations=1.5 is no integer"),
+        ("seed", -1, "seed=-1 is out of range"),
+        ("seed", 2**32, "seed=4294967296 is out of range"),
+        ("resume", "yes", "resume='yes' is not allowed: give true or false"),
+        ("lora_r", 0, "lora_r=0 is out of range"),
+        ("temperature", 0.0, "temperature=0.0 is not allowed"),
+        ("boundary", 0.0, r"boundary=0.0 is not allowed: give a share in \(0, 1\]"),
+        ("boundary", 1.1, r"boundary=1.1 is not allowed: give a share in \(0, 1\]"),
+        ("blend", 1.0, r"blend=1.0 is not allowed: give a share in \[0, 1\)"),
+        ("blend", float("nan"), "blend=nan is not allowed"),
+        ("chunk", 1.0, r"chunk=1.0 is not allowed: give a share in \(0, 1\)"),
+        ("policy", [], "policy is a list: give a mapping of RLOOConfig's fields"),
+        ("policy", {"ouput": 1}, "policy holds 'ouput', which RLOOConfig has not"),
+        ("policy", {"zo_eps": 1}, "policy holds 'zo_eps', which RLOOConfig has not"),
+        ("zeroth", {"output_dir": "y"}, "zeroth holds 'output_dir', which the driver sets"),
+        ("zeroth", {"zo_seed": 1}, "zeroth holds 'zo_seed', which the driver sets"),
+    ],
+)
+def test_options(option, value, sentence):
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        IterationConfig(**{"output_dir": "x", option: value})
+
+
+EMPTY = Dataset.from_dict({"prompt": []})
+
+
+@pytest.mark.parametrize(
+    "rows, sentence",
+    [
+        ({}, "the data have no 'prompts': give a dataset"),
+        ({"prompts": EMPTY}, "the dataset 'prompts' is empty"),
+        ({"prompts": prompts(8)}, "the data have no 'reward'"),
+        ({**data(), "reward": EMPTY}, "the dataset 'reward' is empty"),
+        ({**data(), "reward": prompts(8)}, "the dataset 'reward' has no column 'chosen', only"),
+        ({**data(), "pairs": prompts(8)}, "the data hold 'pairs': use prompts, reward, supervised"),
+        ({**data(), "prompts": ["a"]}, "the data's 'prompts' is a list: give a Dataset"),
+        (
+            {**data(), "prompts": Dataset.from_dict({"prompt": ["w1", " ".join(["w1"] * 13)]})},
+            "prompt 1 has 13 tokens, over max_prompt_length=12: shorten or drop it",
+        ),
+    ],
+)
+def test_data(rows, sentence, tmp_path):
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        run(tmp_path / "run", rows)
+    assert not (tmp_path / "run").exists()
+
+
+def test_supervised_without_its_data(tmp_path):
+    with pytest.raises(ValueError, match="the data have no 'supervised'"):
+        run(tmp_path / "run", supervised={})
+
+
+def test_rows_that_are_all_too_long(tmp_path):
+    rows = {**data(), "reward": data()["reward"].map(lambda r: {"chosen": " cat" * 40})}
+    with pytest.raises(ValueError, match="every row of the reward model's data is over max_length"):
+        run(tmp_path / "run", rows)
+
+
+def test_judge_or_rewards(tmp_path):
+    def go(**options):
+        return iterate(config(tmp_path / "run"), data(), **options)
+
+    with pytest.raises(ValueError, match="judge=None: give a judge for the reward model, or rew"):
+        go()
+    with pytest.raises(ValueError, match="judge is given beside reward_funcs"):
+        go(judge=longer, reward_funcs=[reward_digits])
+    with pytest.raises(TypeError, match="judge is a str: give a callable"):
+        go(judge="gpt")
+    with pytest.raises(ValueError, match="tokenizer=None: hand iterate"):
+        go(judge=longer)
+    with pytest.raises(ValueError, match="model=None: name a model or a folder"):
+        go(judge=longer, tokenizer=build_tokenizer())
+
+
+def test_models_that_do_not_serve(tmp_path):
+    adapted = get_peft_model(build_model(), LoraConfig(task_type="CAUSAL_LM", r=2))
+    with pytest.raises(ValueError, match="model is a PeftModel: merge its adapter"):
+        run(tmp_path / "a", model=adapted)
+    with pytest.raises(ValueError, match="lora_r=None trains all weights, and a reward model"):
+        run(tmp_path / "b", lora_r=None)
+    with pytest.raises(ValueError, match="are 75 tokens, and the model has 64 positions"):
+        run(tmp_path / "c", max_prompt_length=70)
+
+
+@pytest.mark.parametrize("first", ["rloo", "spsa"])
+def test_rewards_that_raise_or_return_no_number(first, tmp_path):
+    def raises(completions, **columns):
+        raise KeyError("no such word")
+
+    def nan(completions, **columns):
+        return [float("nan")] * len(completions)
+
+    rows = {"prompts": prompts(16)}
+    with pytest.raises(RuntimeError, match="'raises' raised KeyError"):
+        run(tmp_path / "a", rows, call={"reward_funcs": [raises]}, first=first)
+    with pytest.raises(ValueError, match="'nan' returned nan for completion 0"):
+        run(tmp_path / "b", rows, call={"reward_funcs": [nan]}, first=first)
+
+
+def test_a_task_serves_as_data(tmp_path):
+    """Any object of the protocol; the driver asks it for what its options need, and for no more."""
+
+    asked = []
+
+    class Task:
+        def load(self, split, conversational, limit):
+            asked.append(("load", split, conversational, limit))
+            return Dataset.from_dict({"prompt": ["w1 " * 20] * 16})
+
+        def fit(self, dataset, tokenizer, tokens):
+            return dataset.map(lambda row: {"prompt": " ".join(row["prompt"].split()[:tokens])})
+
+        def preference_pairs(self, split, conversational, limit):
+            asked.append(("preference_pairs", split, conversational, limit))
+            return data()["reward"]
+
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = None
+    out = run(tmp_path / "run", Task(), tokenizer=tokenizer, iterations=1,
+              call={"load": {"limit": 16}})  # fmt: skip
+    assert asked == [("load", "train", False, 16), ("preference_pairs", "train", False, 16)]
+    assert "0.updates" in out.phases
