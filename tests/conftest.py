@@ -1,4 +1,4 @@
-"""Without a GPU the Triton kernels run in its interpreter; it must be chosen before they load."""
+"""Without a GPU the Triton kernels run in its interpreter, chosen before anything imports Triton."""
 
 import os
 
