@@ -1,4 +1,4 @@
-"""Without a GPU the Triton kernels run in its interpreter, chosen before anything imports Triton."""
+"""Without a GPU Triton runs in its interpreter, chosen before anything imports Triton."""
 
 import os
 
