@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
@@ -78,8 +80,11 @@ def iterate(
         tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
     prepare_tokenizer(tokenizer)
     gathered = gather(config, data, tokenizer, network, load or {})
-    main = PartialState().is_main_process
+    # The ranks' state is the first caller's to settle, and by itself it joins none on a CPU.
+    cpu = bool(config.trainer.get("use_cpu")) or not torch.accelerator.is_available()
+    main = PartialState(cpu=cpu).is_main_process
     run = RunFolder(config.output_dir, config.to_dict(), config.resume, main)
+    run.state = broadcast_object_list([run.state])[0]
     policy, reward = load_policy(config, model, network)
     _lengths_fit(config, policy)
     context = Context(

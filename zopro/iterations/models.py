@@ -41,12 +41,12 @@ class RewardModel(PreTrainedModel):
 
     def __init__(self, policy: PeftModel) -> None:
         base = policy.get_base_model()
-        config = copy.deepcopy(base.config)
-        config.num_labels = 1
-        config._attn_implementation = "eager"  # the trunk attends, by its own configuration
-        super().__init__(config)
+        settings = copy.deepcopy(base.config)
+        settings.num_labels = 1
+        settings._attn_implementation = "eager"  # the trunk attends, by its own configuration
+        super().__init__(settings)
         self.trunk = base.base_model
-        text = config.get_text_config()
+        text = settings.get_text_config()
         self.score = nn.Linear(text.hidden_size, 1, bias=False)  # fp32, whatever the base is
         nn.init.normal_(self.score.weight, std=getattr(text, "initializer_range", 0.02))
         self.score.to(base.device)

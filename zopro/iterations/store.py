@@ -40,33 +40,35 @@ def write(path: Path, text: str) -> None:
 
 
 class RunFolder:
-    """One run's folder. Only the main rank writes (`main`); every rank reads.
+    """One run's folder. Only the main rank writes and checks (`main`); every rank reads.
 
     Raises FileExistsError for resume=False in a folder that is not empty, ValueError for a folder
     of a run with other options, or one that holds no run.
     """
 
-    def __init__(self, path: str, config: dict[str, Any], resume: bool, main: bool = True) -> None:
+    def __init__(self, path: str, options: dict[str, Any], resume: bool, main: bool = True) -> None:
         self.path, self.main = Path(path), main
+        self.state: dict[str, Any] = {"done": [], "phase": None}
+        if not main:
+            return  # the state comes from the main rank, which may be writing it at this moment
         held = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
         if held and not resume:
             raise FileExistsError(
                 f"output_dir={path!r} is not empty and resume is False: name a new folder, or set "
                 "resume to go on with what it holds"
             )
-        self.state: dict[str, Any] = {"done": [], "phase": None}
         if "state.json" in held:
-            self._go_on(config)
+            self._go_on(options)
         elif any(name not in ("config.json", "config.json.part") for name in held):
             raise ValueError(
                 f"output_dir={path!r} holds {held[0]!r} but no run (state.json): name a new folder"
             )
         elif main:
             versions = {name: _version(name) for name in PACKAGES}
-            write(self.path / "config.json", _json({"options": config, "versions": versions}))
+            write(self.path / "config.json", _json({"options": options, "versions": versions}))
             self._write_state()
 
-    def _go_on(self, config: dict[str, Any]) -> None:
+    def _go_on(self, options: dict[str, Any]) -> None:
         try:
             self.state = json.loads((self.path / "state.json").read_text())
             stored = json.loads((self.path / "config.json").read_text())["options"]
@@ -74,8 +76,8 @@ class RunFolder:
             raise ValueError(
                 f"output_dir={str(self.path)!r} holds a damaged run: {error}"
             ) from error
-        config = json.loads(json.dumps(config))
-        for name, value in config.items():
+        options = json.loads(json.dumps(options))
+        for name, value in options.items():
             # A finished run may be given more iterations.
             if name == "iterations" and value >= stored.get(name, 0):
                 continue
