@@ -1,0 +1,204 @@
+"""The fifteen defects of the method's reference implementation, by their numbers: 9 to 15.
+
+Each check passes on this package and fails on a small stand-in that has the defect.
+"""
+
+import json
+import pickle
+
+import pytest
+import torch
+from defects import PLAIN, fails_on, one, square
+from iterations.tiny_run import config, data, longer, run, same
+from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from trainer.tiny_llama import build_model, build_tokenizer, prompts, reward_digits, tokens
+from trainer.tiny_trainer import ZOTrainer, arguments
+
+from zopro import ZOPrO, ZOPrOConfig, ZOPrOTrainer
+from zopro.iterations import models, pairs
+from zopro.iterations.store import RunFolder
+from zopro.iterations.training import Context
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    monkeypatch.setenv("CI", "1")  # TRL sends no telemetry
+    torch.set_num_threads(1)
+
+
+def test_09_checkpoints_are_of_one_phase_and_resume_false_starts_anew(tmp_path):
+    class OnePath(RunFolder):
+        def checkpoints(self, phase):
+            return self.path / "checkpoints"
+
+    def check(cls):
+        folder = cls(str(tmp_path / cls.__name__), {}, True)
+        left = folder.checkpoints("0.policy") / "checkpoint-3"
+        left.mkdir(parents=True)
+        (left / "trainer_state.json").write_text("{}")
+        assert folder.last_checkpoint("0.policy") == str(left)
+        assert folder.last_checkpoint("1.policy") is None
+
+    check(RunFolder)
+    fails_on(check, OnePath)
+    with pytest.raises(FileExistsError, match="resume is False"):
+        RunFolder(str(tmp_path / "RunFolder"), {}, False)
+
+
+def test_10_the_end_of_sequence_is_trained(tmp_path):
+    tokenizer = build_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    models.prepare_tokenizer(tokenizer)
+    end, kept = tokenizer.eos_token_id, []
+
+    class Keeps(ZOPrOTrainer):
+        def _compute_loss(self, model, inputs):
+            kept.append((inputs["completion_ids"], inputs["completion_mask"]))
+            return super()._compute_loss(model, inputs)
+
+    args = arguments(tmp_path, ZOPrOConfig, max_steps=1, max_completion_length=16,
+                     per_device_train_batch_size=16, **PLAIN)  # fmt: skip
+    Keeps(build_model(), reward_digits, args, prompts(), processing_class=tokenizer).train()
+    ids, mask = kept[0]
+
+    def check(ids, mask):
+        rows = (ids == end).any(dim=1)
+        first = (ids == end).float().argmax(dim=1)
+        assert rows.any() and all(mask[rows, first[rows]] == 1)
+        assert all(mask[i, first[i] + 1 :].sum() == 0 for i in rows.nonzero())
+
+    check(ids, mask)
+    before_the_end = torch.cumsum(ids == end, dim=1) == 0  # length = first pad - 1, pad = eos
+    fails_on(check, ids, before_the_end.long())
+
+
+def test_11_slow_rates_are_not_truncated_to_0(tmp_path):
+    class Truncates(RunFolder):
+        def log(self, phase, step, values):
+            super().log(phase, step, {name: int(value) for name, value in values.items()})
+
+    def check(cls):
+        folder = cls(str(tmp_path / cls.__name__), {}, True)
+        folder.log("0.policy", 1, {"samples_per_second": 0.25})
+        line = json.loads((folder.path / "metrics.jsonl").read_text())
+        assert line["samples_per_second"] == 0.25
+
+    check(RunFolder)
+    fails_on(check, Truncates)
+
+
+def test_12_all_weights_are_aimed_and_stay_parameters(tmp_path):
+    def check(model, aimed):
+        parameters = list(model.parameters())
+        assert aimed == len(parameters)
+        assert not any(p.is_inference() for p in parameters)
+
+    model = build_model()
+    update = {n: torch.ones_like(p) for n, p in model.named_parameters()}
+    args = arguments(tmp_path, ZOPrOConfig, max_steps=1, max_completion_length=4, **PLAIN)
+    t = ZOPrOTrainer(model, reward_digits, args, prompts(), processing_class=build_tokenizer())
+    t.set_targets(update)
+    t.train()
+    aimed = len(t.zopro._targets.prev)
+    check(t.model, aimed)
+    fails_on(check, t.model, 0)
+    with torch.inference_mode():
+        faulty = build_model()
+    fails_on(check, faulty, aimed)
+
+
+def test_13_targets_stay_where_the_weights_are():
+    class Copies(TorchDispatchMode):
+        def __init__(self, held):
+            super().__init__()
+            self.held, self.seen = {t.data_ptr() for t in held}, 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            copying = any(n in str(func) for n in ("_to_copy", "clone", "copy_"))
+            given = [a.data_ptr() for a in args if isinstance(a, torch.Tensor)]
+            self.seen += copying and any(g in self.held for g in given)
+            return func(*args, **(kwargs or {}))
+
+    class HandsOver(ZOPrO):
+        def step(self, closure=None):
+            for held in self._targets.prev.values():
+                held.to("cpu", copy=True)
+            return super().step(closure)
+
+    def check(cls):
+        p, opt = one(cls=cls)
+        held = [*opt._targets.prev.values(), *opt._targets.v.values()]
+        assert all(t.device == p.device for t in held)
+        with Copies(held) as copies:
+            for _ in range(3):
+                opt.step(square(p))
+        assert copies.seen == 0
+
+    check(ZOPrO)
+    fails_on(check, HandsOver)
+
+
+def test_14_a_custom_collator_is_used(tmp_path):
+    class Ignores(ZOTrainer):
+        def __init__(self, model, args, collator, *rest):
+            super().__init__(model, args, None, *rest)
+
+    def check(cls):
+        batches = []
+
+        def collate(rows):
+            batches.append(len(rows))
+            return {k: torch.tensor([r[k] for r in rows]) for k in ("input_ids", "labels")}
+
+        cls(build_model(), arguments(tmp_path, max_steps=1), collate, tokens()).train()
+        assert batches
+
+    check(ZOTrainer)
+    fails_on(check, Ignores)
+
+
+def test_14_the_judge_is_asked_on_the_main_rank_alone(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(pairs, "broadcast_object_list", lambda found: [([], {})])
+
+    def check(collect):
+        asked.clear()
+        run = RunFolder(str(tmp_path / "x"), {}, True, main=False)
+        collect(Context(config(tmp_path), run, None, None, None, judge=asked.append), "0.pairs")
+        assert not asked
+
+    check(lambda context, phase: pairs.collect(context, phase, prompts(4)))
+    fails_on(check, lambda context, phase: context.judge(phase))
+
+
+def test_14_a_run_name_moves_no_update(tmp_path, monkeypatch):
+    got = []
+    original = ZOPrOTrainer.set_targets
+    monkeypatch.setattr(
+        ZOPrOTrainer,
+        "set_targets",
+        lambda self, *u, **o: (got.append(u), original(self, *u, **o))[1],
+    )
+    run(tmp_path / "run", policy={**PLAIN, "run_name": "mine"}, judge=longer)
+    folder = tmp_path / "run" / "phases" / "0.updates"
+
+    def check(reward_update):
+        assert reward_update and same(reward_update, load_file(folder / "reward.safetensors"))
+
+    check(got[0][1])
+    fails_on(check, {})  # nothing in the folder that it looked into
+
+
+def test_15_no_pickle_in_the_run_folder(tmp_path):
+    def check(folder):
+        kinds = {p.suffix for p in folder.rglob("*") if p.is_file()}
+        assert kinds and kinds <= {".json", ".jsonl", ".safetensors"}
+
+    run(tmp_path / "run", data(), iterations=1)
+    check(tmp_path / "run")
+    _, opt = one()
+    torch.save(opt.state_dict(), tmp_path / "state")
+    torch.load(tmp_path / "state", weights_only=True)  # numbers, lists and tensors alone
+    (tmp_path / "run" / "state.bin").write_bytes(pickle.dumps(config(tmp_path)))
+    fails_on(check, tmp_path / "run")
