@@ -199,7 +199,10 @@ def main() -> None:
     print(f"{len(data['train'])} training pairs, {len(data['test'])} held-out pairs")
     options = {k: getattr(args, k) for k in ("cache_dir", "prompts", "samples")}
     spawn = multiprocessing.get_context("spawn")
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes to come
+    # Of the processes to come. glibc gives freed tensors back to the kernel and faults their pages
+    # in again: 20.0 s for eight steps, 13.4 s without (one core of an AMD EPYC), for 200 MB more.
+    keep = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2000000000"}
+    os.environ.update({"OMP_NUM_THREADS": "1", **keep})
     with spawn.Manager() as manager, ProcessPoolExecutor(args.workers, spawn) as pool:
         seeds = run_all(args.seeds, pool, manager.Queue(), options)
     record = report(seeds, data["test"], AutoTokenizer.from_pretrained(START), load)
