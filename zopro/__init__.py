@@ -1,15 +1,17 @@
 """zopro: preference optimisation of language models by forward passes alone.
 
-`ZOPrO` needs torch alone. The trainers are imported on first use, so that `import zopro` does not
-need trl: `pip install zopro[train]` brings what they need.
+`ZOPrO` needs torch alone. It and the trainers are imported on first use, so that `import zopro`
+does not need trl (`pip install zopro[train]` brings what the trainers need), and so that
+`zopro --help` does not wait for torch.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .optimizer import ZOPrO
+if TYPE_CHECKING:
+    from .optimizer import ZOPrO
 
 __all__ = ["ZOPrO", "ZOPrOConfig", "ZOPrOTrainer", "ZerothOrderArguments", "ZerothOrderMixin"]
 
@@ -17,6 +19,9 @@ _LAZY = ("ZOPrOConfig", "ZOPrOTrainer", "ZerothOrderArguments", "ZerothOrderMixi
 
 
 def __getattr__(name: str) -> Any:
+    if name == "ZOPrO":
+        found = importlib.import_module("zopro.optimizer").ZOPrO
+        return globals().setdefault(name, found)
     if name not in _LAZY:
         raise AttributeError(f"module 'zopro' has no attribute {name!r}")
     try:
@@ -31,4 +36,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_LAZY))
+    return sorted(set(globals()) | {"ZOPrO", *_LAZY})

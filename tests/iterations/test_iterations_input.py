@@ -1,5 +1,7 @@
 """Bad input: one clear sentence each, before anything is trained."""
 
+import threading
+
 import pytest
 from datasets import Dataset
 from iterations.tiny_run import config, data, longer, run
@@ -117,6 +119,28 @@ def test_rewards_that_raise_or_return_no_number(first, tmp_path):
         run(tmp_path / "a", rows, call={"reward_funcs": [raises]}, first=first)
     with pytest.raises(ValueError, match="'nan' returned nan for completion 0"):
         run(tmp_path / "b", rows, call={"reward_funcs": [nan]}, first=first)
+
+
+def test_rewards_that_take_too_long(tmp_path):
+    waiting = threading.Event()
+
+    def slow(completions, **columns):
+        waiting.wait(20)
+        return [0.0] * len(completions)
+
+    call = {"reward_funcs": [slow]}
+    sentence = r"'slow' raised TimeoutError: it took over reward_timeout=0.2 seconds"
+    with pytest.raises(RuntimeError, match=sentence):
+        run(tmp_path / "a", {"prompts": prompts(16)}, call=call, reward_timeout=0.2)
+    waiting.set()
+    run(tmp_path / "b", {"prompts": prompts(16)}, call=call, reward_timeout=20, iterations=1)
+
+
+@pytest.mark.parametrize("first", ["rloo", "spsa"])
+def test_fewer_prompts_than_a_batch(first, tmp_path):
+    rows = {**data(), "prompts": prompts(1)}
+    with pytest.raises(ValueError, match="has 1 prompts, and one batch of rollouts takes 2"):
+        run(tmp_path / "run", rows, first=first)
 
 
 def test_a_task_serves_as_data(tmp_path):

@@ -104,6 +104,8 @@ def test_other_options_and_damage_are_refused(tmp_path):
     run(tmp_path / "run", iterations=1)
     with pytest.raises(ValueError, match=r"blend=0.5, but the run in .* began with 0.0"):
         run(tmp_path / "run", iterations=1, blend=0.5)
+    with pytest.raises(ValueError, match="the dataset 'prompts' is another than the one that"):
+        run(tmp_path / "run", data(12), iterations=1)
     path = tmp_path / "run" / "phases" / "0.policy" / "policy.safetensors"
     path.write_bytes(b"torn")
     with pytest.raises(ValueError, match=r"policy.safetensors' is damaged"):

@@ -151,7 +151,8 @@ def test_chunks_refine_within_an_iteration(tmp_path, targets_set):
 
 def test_chunk_sizes():
     rows = Dataset.from_dict({"prompt": [str(i) for i in range(10)]})
-    assert [len(c) for c in chunks(rows, 0.3)] == [3, 3, 3, 1]
+    assert [len(c) for c in chunks(rows, 0.3)] == [3, 3, 4]
+    assert [c["prompt"][0] for c in chunks(rows, 0.5)] == ["0", "5"]
     assert [len(c) for c in chunks(rows, None)] == [10]
     assert [len(c) for c in chunks(rows, 0.01)] == [1] * 10
 

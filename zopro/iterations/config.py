@@ -71,7 +71,8 @@ class IterationConfig:
         boundary: share of the prompts whose score is nearest 0 that are judged, in (0, 1].
         blend: share of its previous self in a refined reward model, in [0, 1).
         chunk: the reward model is refined after each such share of an iteration's prompts, in
-            (0, 1); None refines once, at the end.
+            (0, 1): 0.05 makes 20 equal parts; None refines once, at the end.
+        reward_timeout: seconds that a reward function may take for a batch, > 0; None: no limit.
         batch_size: prompts scored or sampled at a time between the phases, >= 1.
 
     Trainers: `supervised` (TRL's SFTConfig; None: no supervised start), `reward` and `refine`
@@ -108,6 +109,7 @@ class IterationConfig:
     boundary: float = 0.6
     blend: float = 0.0
     chunk: float | None = None
+    reward_timeout: float | None = None
     batch_size: int = 16
     trainer: dict[str, Any] = field(default_factory=dict)
     supervised: dict[str, Any] | None = None
@@ -148,6 +150,8 @@ class IterationConfig:
     def _shares(self) -> None:
         checks.number("half_life", self.half_life, 0.0, open_low=True)
         checks.number("temperature", self.temperature, 0.0, open_low=True)
+        if self.reward_timeout is not None:
+            checks.number("reward_timeout", self.reward_timeout, 0.0, open_low=True)
         for name, low, high in (
             ("lora_dropout", True, False),
             ("blend", True, False),

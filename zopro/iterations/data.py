@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -103,9 +106,19 @@ def _lengths(config: IterationConfig, prompts: Dataset, tokenizer: Any) -> None:
 
 
 def chunks(prompts: Dataset, share: float | None) -> list[Dataset]:
-    """The prompts in consecutive parts of `share` of them each (the last may be smaller)."""
-    if share is None:
-        return [prompts]
-    size = max(1, round(share * len(prompts)))
-    starts = range(0, len(prompts), size)
-    return [prompts.select(range(s, min(s + size, len(prompts)))) for s in starts]
+    """The prompts in round(1 / share) consecutive parts, whose sizes differ by one at most."""
+    count = 1 if share is None else max(1, min(round(1 / share), len(prompts)))
+    edges = [len(prompts) * k // count for k in range(count + 1)]
+    return [prompts.select(range(a, b)) for a, b in itertools.pairwise(edges)]
+
+
+def digests(data: Data) -> dict[str, str]:
+    """SHA-256 of each dataset's rows: a run goes on with the data that it began with."""
+    found = {}
+    for name, dataset in vars(data).items():
+        if dataset is not None:
+            sha = hashlib.sha256()
+            for row in dataset:
+                sha.update(json.dumps(row, sort_keys=True, default=str).encode())
+            found[name] = sha.hexdigest()
+    return found

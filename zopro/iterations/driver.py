@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from zopro.tasks.protocol import Task
 
 from .config import IterationConfig
-from .data import gather
+from .data import digests, gather
 from .judges import Judge
 from .models import RewardModel, load_policy, prepare_tokenizer
 from .phases import Run
@@ -83,7 +83,9 @@ def iterate(
     # The ranks' state is the first caller's to settle, and by itself it joins none on a CPU.
     cpu = bool(config.trainer.get("use_cpu")) or not torch.accelerator.is_available()
     main = PartialState(cpu=cpu).is_main_process
-    run = RunFolder(config.output_dir, config.to_dict(), config.resume, main)
+    run = RunFolder(
+        config.output_dir, config.to_dict(), config.resume, main, digests(gathered) if main else {}
+    )
     run.state = broadcast_object_list([run.state])[0]
     policy, reward = load_policy(config, model, network)
     _lengths_fit(config, policy)

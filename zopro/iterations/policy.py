@@ -12,11 +12,11 @@ from trl import RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
 
 from zopro import schedules
 from zopro.trainer import ZOPrOConfig, ZOPrOTrainer
-from zopro.trainer.rloo import _checked, _is_plain
+from zopro.trainer.rloo import _check_dataset, _checked, _is_plain
 
 from .models import merge, policy_weights, snapshot
 from .sampled import SampledRewardTrainer
-from .scoring import RewardScorer
+from .scoring import RewardScorer, timed
 from .training import Context, arguments, forwards_kept, phase_seed, train
 
 Targets = tuple[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor] | None]
@@ -86,7 +86,7 @@ def _trainer(
     context: Context, phase: str, prompts: Dataset, method: str, options: dict[str, Any]
 ) -> RLOOTrainer:
     config = context.config
-    rewards = list(context.reward_funcs)
+    rewards = [timed(f, config.reward_timeout) for f in context.reward_funcs]
     if context.reward is not None:
         length = config.max_prompt_length + config.max_completion_length + 1
         rewards = [RewardScorer(context.reward, context.tokenizer, config.batch_size, length)]
@@ -101,10 +101,12 @@ def _trainer(
         if config.objective == "samples":
             cls, kept = SampledRewardTrainer, {"common_samples": config.common_samples}
             options.setdefault("beta", 0.0)
+    args = arguments(args_cls, context, phase, options, {})
+    _check_dataset(prompts, args)
     trainer = cls(
         model=context.policy,
         reward_funcs=rewards,
-        args=arguments(args_cls, context, phase, options, {}),
+        args=args,
         train_dataset=prompts,
         processing_class=context.tokenizer,
         callbacks=context.callbacks(phase),

@@ -85,7 +85,9 @@ def learn(
                 f"every row of the reward model's data is over max_length={args.max_length} "
                 f"tokens in phase {phase!r}: raise max_prompt_length or shorten the texts"
             )
-        return train(trainer, context, phase)
+        # Rows that are too long are left out by the trainers, and said to be.
+        left_out = len(data) - len(trainer.train_dataset)
+        return {"rows_too_long": left_out, **train(trainer, context, phase)}
 
 
 def blend(reward: RewardModel, before: Mapping[str, torch.Tensor], share: float) -> None:

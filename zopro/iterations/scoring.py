@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import queue
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -158,3 +162,37 @@ def sample(
                 message = [{"role": "assistant", "content": text}]
                 out.append(text if isinstance(prompt, str) else message)
     return out
+
+
+def timed(reward: Any, seconds: float | None) -> Any:
+    """`reward` under its own name, given up on after so many seconds with a RuntimeError.
+
+    It runs on a thread of its own, which cannot be ended: one that is given up on goes on until
+    the process ends. None, a model or a coroutine function: `reward` as it is.
+    """
+    if seconds is None or not callable(reward) or isinstance(reward, nn.Module):
+        return reward
+    if inspect.iscoroutinefunction(reward):
+        return reward
+
+    @functools.wraps(reward, updated=())
+    def limited(*args: Any, **columns: Any) -> Any:
+        done: queue.Queue = queue.Queue()
+
+        def work() -> None:
+            try:
+                done.put((reward(*args, **columns), None))
+            except BaseException as error:
+                done.put((None, error))
+
+        threading.Thread(target=work, daemon=True).start()
+        try:
+            value, error = done.get(timeout=seconds)
+        except queue.Empty:
+            raise TimeoutError(f"it took over reward_timeout={seconds:g} seconds") from None
+        if error is not None:
+            raise error
+        return value
+
+    limited.__name__ = getattr(reward, "__name__", type(reward).__name__)
+    return limited

@@ -1,6 +1,6 @@
 """The run's folder: what is done, weights, metrics. JSON and safetensors; no pickle of ours.
 
-    config.json                 the options, and the versions of the packages that ran them
+    config.json                 the options, digests of the data, versions of the packages
     state.json                  the phases that are done, and the one in progress
     metrics.jsonl               one line a log of a trainer or the driver: phase, step, values
     phases/<phase>/             what a phase left: policy.safetensors, reward.safetensors, ...
@@ -43,10 +43,17 @@ class RunFolder:
     """One run's folder. Only the main rank writes and checks (`main`); every rank reads.
 
     Raises FileExistsError for resume=False in a folder that is not empty, ValueError for a folder
-    of a run with other options, or one that holds no run.
+    of a run with other options or data (`data`: digests by name), or one that holds no run.
     """
 
-    def __init__(self, path: str, options: dict[str, Any], resume: bool, main: bool = True) -> None:
+    def __init__(
+        self,
+        path: str,
+        options: dict[str, Any],
+        resume: bool,
+        main: bool = True,
+        data: dict[str, str] | None = None,
+    ) -> None:
         self.path, self.main = Path(path), main
         self.state: dict[str, Any] = {"done": [], "phase": None}
         if not main:
@@ -58,24 +65,33 @@ class RunFolder:
                 "resume to go on with what it holds"
             )
         if "state.json" in held:
-            self._go_on(options)
+            self._go_on(options, data)
         elif any(name not in ("config.json", "config.json.part") for name in held):
             raise ValueError(
                 f"output_dir={path!r} holds {held[0]!r} but no run (state.json): name a new folder"
             )
         elif main:
             versions = {name: _version(name) for name in PACKAGES}
-            write(self.path / "config.json", _json({"options": options, "versions": versions}))
+            began = {"options": options, "data": data or {}, "versions": versions}
+            write(self.path / "config.json", _json(began))
             self._write_state()
 
-    def _go_on(self, options: dict[str, Any]) -> None:
+    def _go_on(self, options: dict[str, Any], data: dict[str, str] | None) -> None:
         try:
             self.state = json.loads((self.path / "state.json").read_text())
-            stored = json.loads((self.path / "config.json").read_text())["options"]
+            began = json.loads((self.path / "config.json").read_text())
+            stored, digests = began["options"], began["data"]
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(
                 f"output_dir={str(self.path)!r} holds a damaged run: {error}"
             ) from error
+        data = digests if data is None else data
+        for name in sorted(set(data) | set(digests)):
+            if data.get(name) != digests.get(name):
+                raise ValueError(
+                    f"the dataset {name!r} is another than the one that the run in "
+                    f"{str(self.path)!r} began with: give that, or name a new folder"
+                )
         options = json.loads(json.dumps(options))
         for name, value in options.items():
             # A finished run may be given more iterations.
