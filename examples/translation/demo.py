@@ -5,8 +5,8 @@
 A Llama of 2.7 M parameters, trained from scratch on English-German package descriptions
 (`train_start.py`; the checkpoint is in `start/`), is improved by `ZOPrOTrainer` on its own samples:
 no gradient is ever computed. Only the gain of the last norm is trained, 192 numbers: the noise of
-a zeroth-order estimate grows with their count, and four fifths of that gradient's square lie in
-making the distribution sharper (benchmarks/demo_search.py is the search that chose the settings).
+a zeroth-order estimate grows with their count, and they scale the logits, whose sharpening alone
+raises the reward of samples (benchmarks/demo_search.py is the search that chose the settings).
 For each seed
 
   iteration 0     plain SPSA from the start checkpoint,
