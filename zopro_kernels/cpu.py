@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
 
 import torch
@@ -12,15 +13,16 @@ from .reference_law import LAW
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
-_native: ModuleType | None
+_native: ModuleType | None = None
 try:
-    from . import _cpu as _native
-
+    _native = importlib.import_module("zopro_kernels._cpu")
     _reason = "available"
     if _native.LAW != LAW:
         _reason = f"built for law {_native.LAW}, this package has law {LAW}: install it again"
-except ImportError as error:  # no compiler at install time, or another Python's build
-    _native, _reason = None, f"the C++ module does not import ({error}): install with a compiler"
+except ModuleNotFoundError:
+    _reason = "not built: the C++ module needs a compiler when zopro is installed"
+except ImportError as error:  # built for another machine, say
+    _reason = f"the C++ module does not load: {error}"
 
 
 def status() -> str:
