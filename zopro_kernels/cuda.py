@@ -28,7 +28,7 @@ except ImportError as error:  # another Python's build, say
 
 
 def status() -> str:
-    """ "available", or why this backend cannot serve here, in a few words."""
+    """Either "available" or, in a few words, why this backend cannot serve here."""
     if _reason or _native is None:
         return _reason
     if (state := _native.status()) != "available":
