@@ -13,9 +13,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .optimizer import ZOPrO
 
-__all__ = ["ZOPrO", "ZOPrOConfig", "ZOPrOTrainer", "ZerothOrderArguments", "ZerothOrderMixin"]
+__all__ = ["IterationConfig", "ZOPrO", "ZOPrOConfig", "ZOPrOTrainer", "ZerothOrderArguments",
+           "ZerothOrderMixin", "iterate"]  # fmt: skip
 
-_LAZY = ("ZOPrOConfig", "ZOPrOTrainer", "ZerothOrderArguments", "ZerothOrderMixin")
+_TRAINER = ("ZOPrOConfig", "ZOPrOTrainer", "ZerothOrderArguments", "ZerothOrderMixin")
+_LAZY = {
+    **dict.fromkeys(_TRAINER, "zopro.trainer"),
+    **dict.fromkeys(("IterationConfig", "iterate"), "zopro.iterations"),
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -25,7 +30,7 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'zopro' has no attribute {name!r}")
     try:
-        module = importlib.import_module("zopro.trainer")
+        module = importlib.import_module(_LAZY[name])
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "zopro":
             raise  # a module of ours is broken: hiding it behind advice would mislead
