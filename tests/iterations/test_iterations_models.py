@@ -116,6 +116,14 @@ def test_the_reference_is_the_base_or_the_former_adapter(reference, tmp_path):
     assert "forward" not in vars(out.policy.get_base_model())  # TRL's own is off again
 
 
+def test_a_bf16_base_has_fp32_adapters_and_head(tmp_path):
+    out = run(tmp_path / "run", model=build_model().to(torch.bfloat16))
+    kinds = {p.dtype for n, p in out.policy.named_parameters() if "lora" in n}
+    assert kinds == {torch.float32} and out.reward.score.weight.dtype == torch.float32
+    base = {p.dtype for n, p in out.policy.named_parameters() if "lora" not in n}
+    assert base == {torch.bfloat16} and out.phases[-1] == "1.updates"
+
+
 def test_adapters_of_differing_rank_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"is \(2, 16\) in the policy's adapter and \(3, 16\) in"):
         run(tmp_path / "run", reward_lora_r=3)

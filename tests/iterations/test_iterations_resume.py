@@ -58,6 +58,31 @@ def test_stopped_at_the_judge(phase, tmp_path, whole):
     assert same(ends(go(tmp_path / "run")), whole)
 
 
+def test_stopped_between_every_two_phases(tmp_path, whole, monkeypatch):
+    """The power goes after each phase's files are written and before it counts as done."""
+    finish, stopped = RunFolder.finish, []
+
+    def once(self, phase):
+        if phase not in stopped:
+            stopped.append(phase)
+            raise Stop(phase)
+        finish(self, phase)
+
+    monkeypatch.setattr(RunFolder, "finish", once)
+    for _ in range(20):
+        try:
+            out = go(tmp_path / "run")
+            break
+        except Stop:
+            continue
+    assert out.phases == stopped and len(stopped) == 11
+    assert same(ends(out), whole)
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [x["phase"] for x in lines if x.get("event") == "done"] == stopped
+    for phase in PHASES:
+        assert [x["step"] for x in lines if x["phase"] == phase and "loss" in x] == [1, 2]
+
+
 def test_stopped_before_the_first_checkpoint(tmp_path, whole):
     with pytest.raises(Stop):
         go(tmp_path / "run", call={"callbacks": [StopAt("1.policy", 0)]})

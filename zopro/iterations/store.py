@@ -179,7 +179,8 @@ class RunFolder:
                 file.write(json.dumps({"phase": phase, "step": step, **values}) + "\n")
 
     def forget(self, phase: str, after: int) -> None:
-        """Drops the phase's lines of steps that will be done again, and half a line at the end."""
+        """Drops what the phase will write again, its steps beyond `after` and its end; and half a
+        line at the file's end."""
         path = self.path / "metrics.jsonl"
         if not self.main or not path.is_file():
             return
@@ -189,7 +190,7 @@ class RunFolder:
                 row = json.loads(line)
             except ValueError:
                 continue
-            if row["phase"] != phase or row["step"] <= after:
+            if row["phase"] != phase or (row["step"] <= after and "event" not in row):
                 kept.append(line + "\n")
         write(path, "".join(kept))
 

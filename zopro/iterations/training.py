@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from transformers import (
@@ -14,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
+    TrainerState,
     TrainingArguments,
 )
 
@@ -99,8 +101,12 @@ def forwards_kept(policy: PreTrainedModel) -> Iterator[None]:
 def train(trainer: Trainer, context: Context, phase: str) -> dict[str, float]:
     """Trains from the phase's newest checkpoint, or from its start; the trainer's final metrics."""
     checkpoint = context.run.last_checkpoint(phase)
-    step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else -1
-    context.run.forget(phase, step)
+    if checkpoint is not None:
+        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        if state.global_step >= state.max_steps:
+            # Interrupted after its last step: Trainer.train would do one step too many.
+            trainer._load_from_checkpoint(checkpoint)
+            return {"steps": state.global_step}
     result = trainer.train(resume_from_checkpoint=checkpoint)
     # Gradients are not needed while the next phase runs; the optimizer's state goes with `trainer`.
     trainer.model.zero_grad(set_to_none=True)
