@@ -1,8 +1,7 @@
-"""Command line: `zopro doctor` so far; each subcommand is a function that returns an exit code."""
+"""`zopro doctor`: what works on this machine, what is missing and why."""
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import platform
 import shutil
@@ -11,6 +10,8 @@ from collections.abc import Sequence
 import torch
 
 import zopro_kernels as zk
+
+from .errors import plain
 
 _ADVICE = {
     "cpu": "install zopro again where a C++ compiler is found (Debian: g++)",
@@ -27,8 +28,9 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def doctor() -> int:
+def run(argv: Sequence[str] = ()) -> int:
     """Prints versions, each backend and, for those missing, why and what would help."""
+    plain("doctor", argv)
     print(f"zopro      {_version('zopro')}, noise law {zk.LAW}")
     print(f"python     {platform.python_version()} on {platform.system()} {platform.machine()}")
     print(f"torch      {torch.__version__}, {torch.get_num_threads()} threads")
@@ -46,16 +48,3 @@ def doctor() -> int:
     for package in _TRAINER_PACKAGES:
         print(f"  {package:<13} {_version(package)}")
     return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the `zopro` command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="zopro", description="Zeroth-order optimisation")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("doctor", help="what works on this machine, what is missing and why")
-    parser.parse_args(argv)
-    return doctor()
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

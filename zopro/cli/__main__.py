@@ -1,0 +1,5 @@
+"""`python -m zopro.cli`."""
+
+from . import main
+
+raise SystemExit(main())

@@ -1,0 +1,46 @@
+"""The task as the judge: of two responses the one that its reward function scores higher."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zopro.tasks import Task
+
+
+def _plain(prompt: Any) -> str:
+    return prompt if isinstance(prompt, str) else "\n".join(m["content"] for m in prompt)
+
+
+class Rows:
+    """A task that remembers the rows it handed out, which its rewards compare responses with."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self.rows: dict[str, dict[str, Any]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def fit(self, dataset: Any, tokenizer: Any, max_tokens: int) -> Any:
+        """As the task's, remembered by the prompts' text."""
+        fitted = self._task.fit(dataset, tokenizer, max_tokens)
+        self.rows = {_plain(row["prompt"]): row for row in fitted}
+        return fitted
+
+
+class TaskJudge:
+    """A judge of `iterate`: 0 or 1 by the task's default reward; None where both score alike."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self._reward = rows.reward_funcs()[0]
+
+    def __call__(self, prompts: list[str], firsts: list[str], seconds: list[str]) -> list:
+        rows = [self._rows.rows[prompt] for prompt in prompts]
+        if not rows:
+            return []
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        asked = columns.pop("prompt")
+        first = self._reward(prompts=asked, completions=firsts, **columns)
+        second = self._reward(prompts=asked, completions=seconds, **columns)
+        return [None if a == b else int(b > a) for a, b in zip(first, second)]

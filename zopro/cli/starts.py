@@ -1,0 +1,145 @@
+"""`zopro sft` and `zopro reward`: TRL's SFTTrainer and RewardTrainer on a task, with LoRA."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from transformers import AutoModelForSequenceClassification, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+
+from .errors import CommandError
+from .models import checked_model, task_of, tokenizer_of
+from .options import FieldParser, given, or_none
+from .progress import StopAtStep, check_reports, shown
+from .record import Record
+
+
+@dataclass
+class StartFlags:
+    """What both commands take beside TRL's fields."""
+
+    task: str = field(default="", metadata={"help": "A task's name (`zopro data list`)."})
+    model: str = field(default="", metadata={"help": "A model's folder, or its name on the hub."})
+    source: str | None = field(
+        default=None, metadata={"help": "An origin of the task, or a .jsonl or .parquet file."}
+    )
+    limit: int | None = field(default=None, metadata={"help": "Rows to train on (default: all)."})
+    dtype: str = field(default="float32", metadata={"help": "To load the model in."})
+    lora_r: int | None = field(
+        default=64, metadata={"help": "Rank of the LoRA adapter; none: all weights."}
+    )
+    lora_alpha: int = field(default=128, metadata={"help": "As in PEFT."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "As in PEFT."})
+
+
+class Lines(TrainerCallback):
+    """Every log as a line of metrics.jsonl."""
+
+    def __init__(self, folder: str) -> None:
+        self._path = Path(folder) / "metrics.jsonl"
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        # Steps after the checkpoint are done again.
+        if state.is_world_process_zero and self._path.is_file():
+            lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"]
+                    <= state.global_step]  # fmt: skip
+            self._path.write_text("".join(kept), encoding="utf-8")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and logs:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+def run(argv: Sequence[str], command: str) -> int:
+    """Trains to the end, or goes on from the folder's newest checkpoint; leaves the model there."""
+    args_cls = SFTConfig if command == "sft" else RewardConfig
+    usage = f"zopro {command} --task T --model M [--config FILE] [options]"
+    parser = FieldParser([args_cls, StartFlags], prog=f"zopro {command}", usage=usage)
+    for action in parser._actions:
+        if action.dest == "lora_r":
+            action.type = or_none(int)
+    values = given(parser, argv)
+    own = {f.name for f in dataclasses.fields(StartFlags)}
+    flags = StartFlags(**{n: v for n, v in values.items() if n in own})
+    task = task_of(values)
+    checked_model(flags.model)
+    tokenizer = tokenizer_of(flags.model)
+    options = {n: v for n, v in values.items() if n not in own}
+    name = re.sub(r"[^\w.-]+", "-", Path(flags.model).name or "model")
+    options.setdefault("output_dir", str(Path("runs") / f"{flags.task}-{name}-{command}"))
+    folder = options["output_dir"]
+    settings = {"report_to": "none", "save_total_limit": 1, "save_steps": 50, "bf16": False,
+                "num_train_epochs": 1, "gradient_checkpointing": False, **options}  # fmt: skip
+    args = args_cls(**settings)
+    check_reports(args.report_to)
+    _refuse_another(folder, flags, options)
+    make = _trainer(command, task, flags, tokenizer, args)
+    stop = StopAtStep(folder)
+    record = Record(folder, {**dataclasses.asdict(flags), **options}, [command, *argv])
+    with shown(), stop.listening():
+        trainer = make([record, Lines(folder), stop])
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(folder))
+        trainer.save_model(folder)
+        if trainer.is_world_process_zero():
+            tokenizer.save_pretrained(folder)
+    print(f"done: {folder}")
+    return 0
+
+
+def _refuse_another(folder: str, flags: StartFlags, options: dict[str, Any]) -> None:
+    import yaml
+
+    path = Path(folder) / "config.yaml"
+    if Path(folder).is_dir() and any(Path(folder).iterdir()) and not path.is_file():
+        raise CommandError(f"output_dir={folder!r} is not empty and holds no run: name a new one")
+    if not path.is_file():
+        return
+    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    now = yaml.safe_load(yaml.safe_dump({**dataclasses.asdict(flags), **options}))
+    for name in sorted(set(before) | set(now)):
+        if before.get(name) != now.get(name):
+            raise CommandError(
+                f"{name}={now.get(name)!r}, but the run in {folder!r} began with "
+                f"{before.get(name)!r}: give the same, or name a new folder"
+            )
+
+
+def _trainer(command: str, task: Any, flags: StartFlags, tokenizer: Any, args: Any) -> Any:
+    """A function of the callbacks that makes the trainer; data are read before the model is."""
+    load = {"limit": flags.limit, "conversational": tokenizer.chat_template is not None}
+    read = task.supervised if command == "sft" else task.preference_pairs
+    data = read("train", flags.source, **load)
+    lora = None
+    if flags.lora_r is not None:
+        if flags.lora_r < 1:
+            raise CommandError(f"lora_r={flags.lora_r} is not allowed: give at least 1, or none")
+        kind = "CAUSAL_LM" if command == "sft" else "SEQ_CLS"
+        lora = LoraConfig(r=flags.lora_r, lora_alpha=flags.lora_alpha, task_type=kind,
+                          lora_dropout=flags.lora_dropout, target_modules="all-linear")  # fmt: skip
+
+    def make(callbacks: list[TrainerCallback]) -> Any:
+        common = {"args": args, "train_dataset": data, "processing_class": tokenizer,
+                  "peft_config": lora, "callbacks": callbacks}  # fmt: skip
+        torch.manual_seed(args.seed)  # the adapter's and the head's initial values
+        if command == "sft":
+            args.model_init_kwargs = {"dtype": flags.dtype, "trust_remote_code": False}
+            return SFTTrainer(flags.model, **common)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            flags.model, num_labels=1, dtype=flags.dtype, trust_remote_code=False
+        )
+        if model.config.pad_token_id is None:
+            model.config.pad_token_id = tokenizer.pad_token_id
+        return RewardTrainer(model, **common)
+
+    return make
