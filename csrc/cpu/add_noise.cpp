@@ -12,9 +12,11 @@ class Worker {
     using T = typename D::type;
     const AddNoise& args;
     uint8_t* bitmaps;  // [K, SIGN_BYTES] signs of the current tile
+    const Keys keys;   // of the first seed, mostly the only one: made once a tile
 
 public:
-    Worker(const AddNoise& a, uint8_t* scratch) : args(a), bitmaps(scratch) {}
+    Worker(const AddNoise& a, uint8_t* scratch)
+        : args(a), bitmaps(scratch), keys(a.seeds.empty() ? 0 : a.seeds[0]) {}
 
     void tile(size_t t, uint64_t tile) {
         if (!GAUSSIAN)
@@ -29,6 +31,7 @@ public:
             T* theta = (T*)args.theta[t] + (low - begin);
             const float* prev = args.prev.empty() ? nullptr : (float*)args.prev[t] + (low - begin);
             const float* v = args.v.empty() ? nullptr : (float*)args.v[t] + (low - begin);
+            fetch_ahead(theta, end - high);
             if (high - low == STRIP)
                 strip(t, at / STRIP, row, theta, prev, v);
             else
@@ -39,6 +42,14 @@ public:
 private:
     Stream stream(size_t t, size_t k) const {
         return {args.seeds[k], args.params[t], args.streams[k]};
+    }
+
+    // Brings the next strip into the cache while this one's noise is drawn: the drawing leaves the
+    // memory idle, and the hardware does not look that far ahead.
+    static void fetch_ahead(const T* theta, int64_t left) {
+        if (left < STRIP) return;
+        for (size_t byte = 0; byte < STRIP * sizeof(T); byte += 64)
+            __builtin_prefetch((const char*)(theta + STRIP) + byte, 1);
     }
 
     // A strip that the tensor covers only in part is worked on in a copy.
@@ -60,7 +71,7 @@ private:
         alignas(64) uint16_t random[STRIP];
         if (args.stochastic) draw_rounding_bits({args.rounding_seed, args.params[t], 0}, index, random);
         if (plain) {  // one term: straight from memory to memory
-            if (GAUSSIAN) draw_gaussian(stream(t, 0), index, n);
+            if (GAUSSIAN) draw_gaussian(keys, stream(t, 0), index, n);
             const Term term = make_term(t, 0, row, n);
             const float decay = args.decay[t];
             store_strip(theta, random, [&](int e) { return add(D::read(theta + e) * decay, term, e); });
@@ -68,7 +79,7 @@ private:
         }
         for (int e = 0; e < STRIP; e += LANES) store(acc + e, D::read(theta + e) * args.decay[t]);
         for (size_t k = 0; k < K; ++k) {
-            if (GAUSSIAN) draw_gaussian(stream(t, k), index, n);
+            if (GAUSSIAN) draw_gaussian(k ? Keys(args.seeds[k]) : keys, stream(t, k), index, n);
             const Term term = make_term(t, k, row, n);
             for (int e = 0; e < STRIP; e += LANES) store(acc + e, add(load<VecF>(acc + e), term, e));
         }

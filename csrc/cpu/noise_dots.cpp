@@ -19,7 +19,7 @@ void add_tile(const NoiseDots& args, size_t t, uint64_t tile, int64_t* sums) {
         const int64_t high = end < at + STRIP ? end : at + STRIP;
         if (low >= high) continue;
         if (args.gaussian) {
-            draw_gaussian(stream, at / STRIP, n);
+            draw_gaussian(Keys(args.seed), stream, at / STRIP, n);
         } else {
             for (int e = 0; e < STRIP; e += LANES)
                 store(n + e, signed_coefficient(bits + 32 * row, e, as_bits(splat(1.0f))));

@@ -86,16 +86,23 @@ inline Wide lane_numbers() {
     return (Wide)v;
 }
 
+// The round keys of a seed, one copy a lane.
+struct Keys {
+    Wide k[10][2];
+    explicit Keys(uint64_t seed) {
+        for (uint32_t round = 0; round < 10; ++round) {
+            k[round][0] = splat64(uint32_t(seed) + round * 0x9E3779B9u);
+            k[round][1] = splat64(uint32_t(seed >> 32) + round * 0xBB67AE85u);
+        }
+    }
+};
+
 // Calls `first` .. `first + 31` of a stream as 128 words in memory order (call-major); `first` is
 // a multiple of 32. GROUPS vectors advance together, or each would wait for its multiplications.
-inline void philox32(const Stream& s, uint64_t first, Domain domain, uint32_t* words) {
+inline void philox32(const Keys& keys, const Stream& s, uint64_t first, Domain domain,
+                     uint32_t* words) {
     constexpr int GROUPS = CALLS == 8 ? 4 : 2;  // as many as the registers hold
     const Wide m0 = splat64(0xD2511F53u), m1 = splat64(0xCD9E8D57u);
-    Wide keys[10][2];
-    for (uint32_t round = 0; round < 10; ++round) {
-        keys[round][0] = splat64(uint32_t(s.seed) + round * 0x9E3779B9u);
-        keys[round][1] = splat64(uint32_t(s.seed >> 32) + round * 0xBB67AE85u);
-    }
     for (int at = 0; at < 32; at += GROUPS * CALLS) {
         Wide c[GROUPS][4];
         for (int g = 0; g < GROUPS; ++g) {
@@ -104,12 +111,13 @@ inline void philox32(const Stream& s, uint64_t first, Domain domain, uint32_t* w
             c[g][2] = splat64(s.param);
             c[g][3] = splat64(s.stream);
         }
+#pragma GCC unroll 10
         for (int round = 0; round < 10; ++round) {
             for (int g = 0; g < GROUPS; ++g) {
                 const Wide p0 = multiply(c[g][0], m0), p1 = multiply(c[g][2], m1);
-                c[g][0] = high_half(p1) ^ c[g][1] ^ keys[round][0];
+                c[g][0] = high_half(p1) ^ c[g][1] ^ keys.k[round][0];
                 c[g][1] = p1;
-                c[g][2] = high_half(p0) ^ c[g][3] ^ keys[round][1];
+                c[g][2] = high_half(p0) ^ c[g][3] ^ keys.k[round][1];
                 c[g][3] = p0;
             }
         }
@@ -125,12 +133,21 @@ inline void philox32(const Stream& s, uint64_t first, Domain domain, uint32_t* w
     }
 }
 #else
-inline void philox32(const Stream& s, uint64_t first, Domain domain, uint32_t* words) {
+struct Keys {
+    explicit Keys(uint64_t) {}
+};
+
+inline void philox32(const Keys&, const Stream& s, uint64_t first, Domain domain,
+                     uint32_t* words) {
     for (int call = 0; call < 32; ++call) {
         const Words w = random_words(s, first + call, domain);
         __builtin_memcpy(words + 4 * call, w.w, 16);
     }
 }
 #endif
+
+inline void philox32(const Stream& s, uint64_t first, Domain domain, uint32_t* words) {
+    philox32(Keys(s.seed), s, first, domain, words);
+}
 
 }  // namespace zopro::cpu::ZOPRO_ISA
