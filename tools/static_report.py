@@ -183,7 +183,14 @@ def main() -> int:
         found = {"arch": f"sm_{ARCH}", "nvcc": nvcc_release(), "budgets": BUDGETS, "kernels": rows}
         record(asked.json, found)
     wrong = [line for row in rows for line in judge(row)]
-    print("\n".join(["", *wrong]) if wrong else "\nall within their budgets; no fma, no ftz")
+    if not rows:
+        wrong = ["nothing was checked: there is neither nvcc nor triton"]
+    checked = " and ".join(sorted({row["backend"].split()[0] for row in rows}))
+    print(
+        "\n".join(["", *wrong])
+        if wrong
+        else f"\n{checked}: all within their budgets; no fma, no ftz"
+    )
     return 1 if wrong else 0
 
 

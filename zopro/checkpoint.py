@@ -22,6 +22,7 @@ FIELDS = (
     "estimator",
     "num_directions",
     "trainable",
+    "shapes",
     "pending",
     "targets",
 )
@@ -94,4 +95,10 @@ def check(state_dict: dict[str, Any], flat: list[Tensor]) -> dict[str, Any]:
             f"the state_dict has trainable parameter {max(own['trainable'])} where the optimizer "
             f"has {len(flat)} parameters: it belongs to another model"
         )
+    for i, shape in zip(own["trainable"], own["shapes"]):
+        if list(flat[i].shape) != list(shape):
+            raise ValueError(
+                f"the state_dict's parameter {i} has shape {tuple(shape)} where the optimizer has "
+                f"{tuple(flat[i].shape)}: it belongs to another model"
+            )
     return own

@@ -119,6 +119,8 @@ class Engine(Optimizer):
 
     def _current_plan(self) -> Plan:
         if self._plan is None:
+            for group in self.param_groups:  # a scheduler or the user may have changed them
+                checks.group_options(group)
             seed = derive_seed(self._seed, DIRECTION, self._step_count)
             self._plan = self._build_plan(seed, self._num_directions)
         return self._plan
@@ -203,6 +205,7 @@ class Engine(Optimizer):
             "estimator": self._estimator,
             "num_directions": self._num_directions,
             "trainable": [position[p] for p in self._indices],
+            "shapes": [list(p.shape) for p in self._indices],
             "pending": None if self._pending is None else dataclasses.asdict(self._pending),
             "targets": checkpoint.pack_targets(self._targets, position),
         }

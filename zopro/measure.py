@@ -92,6 +92,8 @@ class Readings:
     like: Tensor | None = None
 
     def take(self) -> float:
+        # Under an outer autocast the cast weights of the last evaluation are cached, unperturbed.
+        torch.clear_autocast_cache()
         value, self.like = checks.loss_value(self.closure())
         self.losses.append(value)
         return value

@@ -25,7 +25,8 @@ class ZOPrO(Engine):
         theta <- theta - lr (mean_k g_k z_k + weight_decay theta)
 
     with z of root mean square 1 an element. Each z depends on (seed, step, k, index of the
-    parameter) alone; no global random generator is read or moved.
+    parameter) alone; no global random generator is read or moved. Put the model in eval() mode:
+    dropout would show each evaluation another function, and be measured as slope.
 
     params: parameters, (name, parameter) pairs, or groups with their own lr, eps, weight_decay,
         maximize. fp32, bf16 or fp16, dense; written in place. Those that do not require grad are
@@ -170,6 +171,8 @@ class ZOPrO(Engine):
         finally:
             self._busy = None
             self._weights.home()
+            if self._pending is None:
+                self._plan = None  # the step itself reads the groups' eps again
 
     def set_targets(
         self,

@@ -26,10 +26,12 @@ except ImportError as error:  # built for another machine, say
 
 
 def status() -> str:
+    """Either "available" or, in a few words, why this backend cannot serve here."""
     return _reason
 
 
 def supports(device: torch.device) -> bool:
+    """Whether this backend works on tensors of `device`."""
     return device.type == "cpu"
 
 
@@ -43,6 +45,7 @@ def _addresses(tensors: list[Tensor] | None) -> list[int]:
 
 
 def add_noise_(p: Pass) -> None:
+    """Performs the pass in place."""
     _native.add_noise(
         _addresses(p.tensors), _addresses(p.prev), _addresses(p.v),
         [t.numel() for t in p.tensors], p.offsets, p.params, p.seeds, p.streams,

@@ -39,6 +39,7 @@ def status() -> str:
 
 
 def supports(device: torch.device) -> bool:
+    """Whether this backend works on tensors of `device`."""
     return device.type == "cuda"
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .arguments import (
+    DTYPES,
     check_distribution,
     check_tensors,
     coefficient_table,
@@ -17,6 +18,8 @@ from .arguments import (
 from .dispatch import choose
 from .passes import Dots, Pass
 from .runs import contiguous_runs
+
+LAST = 2**63 - 4096  # a tile more must still be counted in 64 bits with a sign
 
 
 def noise(
@@ -33,7 +36,7 @@ def noise(
 ) -> Tensor:
     """Elements offset .. offset + numel - 1 of n(seed, param, stream), as a new tensor [numel].
 
-    `seed` is in [0, 2^64), `param` and `stream` in [0, 2^32), offset + numel at most 2^63.
+    `seed` is in [0, 2^64), `param` and `stream` in [0, 2^32), offset + numel at most 2^63 - 4096.
     `distribution` is "rademacher" (+1 or -1) or "gaussian" (N(0, 1)); `dtype` fp32, bf16 or fp16,
     rounded to nearest. The bits are the same on every backend and device (law: noise.h).
 
@@ -41,6 +44,9 @@ def noise(
     backend that is not available.
     """
     (numel,) = integers("numel", [numel], 1, 2**63)
+    if dtype not in DTYPES:
+        raise TypeError(f"dtype={dtype} is not served: use float32, bfloat16 or float16")
+    choose(torch.device(device), backend)
     out = torch.zeros(numel, dtype=dtype, device=device)
     add_noise_(
         [out], [seed], [1.0], distribution=distribution, params=[param], streams=[stream],
@@ -97,7 +103,9 @@ def add_noise_(
         offsets=integers("offsets", [0] * count if offsets is None else offsets, count, 2**63),
         distribution=distribution,
         seeds=seeds,
-        streams=integers("streams", streams or [0] * len(seeds), len(seeds), 2**32),
+        streams=integers(
+            "streams", [0] * len(seeds) if streams is None else streams, len(seeds), 2**32
+        ),
         coeffs=coefficient_table(coeffs, count, len(seeds)),
         decay=per_tensor("decay", decay, count),
         prev=_like("prev", prev, tensors),
@@ -108,9 +116,12 @@ def add_noise_(
         rounding_seed=_rounding_seed(rounding, rounding_seed, seeds),
     )
     _check_extent(p.tensors, p.offsets)
+    serving = {t.device: choose(t.device, backend) for t in tensors}  # all, or none is written
     with torch.no_grad():
         for part in contiguous_runs(p):
-            choose(part.tensors[0].device, backend).add_noise_(part)
+            serving[part.tensors[0].device].add_noise_(part)
+    # The kernels write through addresses: autograd has to be told, as by any in-place operation.
+    torch.autograd.graph.increment_version(tensors)
 
 
 def noise_dots(
@@ -184,5 +195,7 @@ def _rounding_seed(rounding: str, asked: int | None, seeds: list[int]) -> int:
 
 def _check_extent(tensors: list[Tensor], offsets: list[int]) -> None:
     for i, (tensor, offset) in enumerate(zip(tensors, offsets)):
-        if offset + tensor.numel() > 2**63:
-            raise ValueError(f"offsets[{i}]={offset} reaches past element 2^63: use a smaller one")
+        if offset + tensor.numel() > LAST:
+            raise ValueError(
+                f"offsets[{i}]={offset} reaches past element {LAST}: use a smaller one"
+            )

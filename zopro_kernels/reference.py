@@ -14,10 +14,12 @@ CHUNK = 1 << 18  # elements at a time: bounds the oracle's memory, cannot change
 
 
 def status() -> str:
+    """Either "available" or, in a few words, why this backend cannot serve here."""
     return "available"
 
 
 def supports(device: torch.device) -> bool:
+    """Whether this backend works on tensors of `device`."""
     return device.type != "meta"
 
 

@@ -34,6 +34,7 @@ def _interpreting() -> bool:
 
 
 def status() -> str:
+    """Either "available" or, in a few words, why this backend cannot serve here."""
     if not _installed():
         return "triton is not installed"
     if _interpreting():
@@ -44,6 +45,7 @@ def status() -> str:
 
 
 def supports(device: torch.device) -> bool:
+    """Whether this backend works on tensors of `device`."""
     # The interpreter cannot follow the table's addresses into a device's memory.
     return device.type == ("cpu" if _interpreting() else "cuda")
 

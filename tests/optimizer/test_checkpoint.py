@@ -166,3 +166,9 @@ def test_a_foreign_state_is_refused_and_changes_nothing(message):
     with pytest.raises(ValueError, match=message):
         opt.load_state_dict(cases()[message])
     assert opt.state_dict() == before
+
+
+def test_a_state_of_other_shapes_is_refused():
+    state = ZOPrO([torch.nn.Parameter(torch.ones(3))]).state_dict()
+    with pytest.raises(ValueError, match=r"has shape \(3,\) where the optimizer has \(5, 7\)"):
+        ZOPrO([torch.nn.Parameter(torch.ones(5, 7))]).load_state_dict(state)

@@ -165,3 +165,36 @@ def test_unknown_names_of_the_package_are_attribute_errors():
     with pytest.raises(AttributeError, match="Nonsense"):
         zopro.Nonsense  # noqa: B018
     assert "ZOPrOTrainer" in dir(zopro)
+
+
+def test_outer_autocast_sees_the_perturbed_weights():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(64, 1)
+    x = torch.randn(32, 64)
+    slopes = []
+    for enabled in (False, True):
+        opt = ZOPrO(model.parameters(), lr=0.0, eps=0.1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            opt.step(lambda: model(x).float().square().mean())
+        slopes.append(opt.last.projected_gradients[0])
+    assert slopes[1] == pytest.approx(slopes[0], rel=0.1)
+
+
+def test_options_changed_later_are_checked_before_anything_moves():
+    p = torch.nn.Parameter(torch.ones(4))
+    opt = ZOPrO([p])
+    opt.param_groups[0]["eps"] = 0.0
+    with pytest.raises(ValueError, match="eps=0"):
+        opt.step(lambda: p.sum())
+    assert opt.step_count == 0 and opt.skipped_steps == 0 and (p == 1).all()
+
+
+def test_perturbed_leaves_the_groups_eps_to_the_step():
+    p = torch.nn.Parameter(torch.ones(4))
+    opt = ZOPrO([p], lr=0.0, eps=1e-3)
+    with opt.perturbed(1):
+        pass
+    opt.param_groups[0]["eps"] = 0.5
+    seen = []
+    opt.step(lambda: seen.append(p.detach().clone()) or p.sum())
+    assert (seen[0] - 1).abs().tolist() == [0.5] * 4
