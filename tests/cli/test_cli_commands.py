@@ -35,7 +35,10 @@ def test_the_module_is_the_command():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_each_command(command, capsys):
     assert main([command, "--help"]) == 0
-    assert f"usage: zopro {command}" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"usage: zopro {command}" in out
+    if command in ("train", "sft", "reward"):
+        assert out.index("--task") < out.index("--per_device_train_batch_size")
 
 
 def test_doctor(capsys):

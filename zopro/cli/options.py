@@ -7,6 +7,7 @@ returned, because the trainers of the phases have different defaults under the s
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import difflib
 import json
@@ -23,15 +24,25 @@ from .errors import CommandError
 _DOTTED = re.compile(r"--(\w+)\.([\w-]+)(?:=(.*))?", re.DOTALL)
 
 
+class _Short(argparse.RawDescriptionHelpFormatter):
+    """Of --a_b and --a-b only the first is shown."""
+
+    def _format_action_invocation(self, action):
+        shown = copy.copy(action)
+        shown.option_strings = action.option_strings[-1 if action.dest == "help" else 0 :][:1]
+        return super()._format_action_invocation(shown)
+
+
 class FieldParser(HfArgumentParser):
     """HfArgumentParser whose result holds the given flags alone, with errors of one sentence.
 
-    Of fields of one name in several classes the last class's counts.
+    Of fields of one name in several classes the last class's counts; --help begins with the fields
+    of all classes but the first, which is Hugging Face's.
     """
 
     def __init__(self, classes: Sequence[type], **options: Any) -> None:
         super().__init__(classes, allow_abbrev=False, conflict_handler="resolve",
-                         formatter_class=argparse.HelpFormatter, **options)  # fmt: skip
+                         formatter_class=_Short, **options)  # fmt: skip
         for action in self._actions:
             if action.dest == "help":
                 continue
@@ -43,6 +54,13 @@ class FieldParser(HfArgumentParser):
             if action.nargs != 0 and default not in (None, argparse.SUPPRESS, "", [], {}):
                 shown = str(default).replace("%", "%%")
                 action.help = f"{action.help or ''} (default: {shown})".strip()
+
+        self.order()
+
+    def order(self, more: Sequence[str] = ()) -> None:
+        """Puts our own flags, and those named in `more`, before the others of --help."""
+        own = {f.name for cls in self.dataclass_types[1:] for f in dataclasses.fields(cls)}
+        self._optionals._group_actions.sort(key=lambda a: a.dest not in {"help", *own, *more})
 
     def error(self, message: str) -> NoReturn:
         raise CommandError(message)

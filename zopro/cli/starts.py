@@ -69,6 +69,8 @@ def run(argv: Sequence[str], command: str) -> int:
     for action in parser._actions:
         if action.dest == "lora_r":
             action.type = or_none(int)
+        if action.dest == "num_train_epochs":
+            action.help = "Epochs (default: 1)"
     values = given(parser, argv)
     own = {f.name for f in dataclasses.fields(StartFlags)}
     flags = StartFlags(**{n: v for n, v in values.items() if n in own})

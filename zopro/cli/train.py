@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 import re
 import warnings
-from argparse import SUPPRESS, RawDescriptionHelpFormatter
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,24 +68,12 @@ class TrainFlags:
     )
 
 
-class _Short(RawDescriptionHelpFormatter):
-    """Of --a_b and --a-b only the first is shown."""
-
-    def _format_action_invocation(self, action):
-        shown = copy.copy(action)
-        shown.option_strings = action.option_strings[-1 if action.dest == "help" else 0 :][:1]
-        return super()._format_action_invocation(shown)
-
-
 def parser() -> FieldParser:
     """The parser of every flag of the command but the dotted ones."""
     own = fields_of(IterationConfig, "IterationFlags")
     usage = "zopro train --task T --model M [--config FILE] [options]"
     classes = [ZOPrOConfig, TrainFlags, own]
     made = FieldParser(classes, prog="zopro train", description=ABOUT, usage=usage)
-    made.formatter_class = _Short
-    first = {f.name for cls in (TrainFlags, own) for f in dataclasses.fields(cls)}
-    made._optionals._group_actions.sort(key=lambda a: a.dest not in {"help", *first, *OPTIONS})
     for action in made._actions:
         if action.dest in ("lora_r", "limit"):
             action.type = or_none(action.type)
@@ -97,6 +84,7 @@ def parser() -> FieldParser:
     for section, cls in OPTIONS.items():
         made.add_argument(f"--{section}", type=or_none(json_mapping), default=SUPPRESS,
                           metavar="JSON", help=f"fields of {cls.__name__}")  # fmt: skip
+    made.order(OPTIONS)
     return made
 
 
