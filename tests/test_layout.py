@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,10 @@ def test_the_repository_speaks_of_the_project_alone():
             r"/(?:home|root|work|tmp/[a-z]+)/[\w./-]+|deb\.debian\.org|files\.pytho", text
         )
         assert not found, f"{name} holds {found.group()!r}"
+
+
+def test_readme_holds_the_results():
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks/tables.py", "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
