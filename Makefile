@@ -9,7 +9,7 @@ TORCH ?= $(if $(HAS_GPU),torch>=2.11$(comma)<2.15,torch==2.13.0)
 comma := ,
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
 
-.PHONY: demo test lint static bench env clean
+.PHONY: demo test lint static bench bench-gpu env clean
 
 env: $(VENV)/.ready
 
@@ -40,6 +40,10 @@ static: env
 
 bench: env
 	$(BIN)/python benchmarks/bench_pass.py
+
+bench-gpu: env
+	@echo "== bits of all backends, memory checks, times of passes, on this machine's GPU =="
+	$(BIN)/python benchmarks/gpu_check.py --json benchmarks/results/gpu_check.json
 
 clean:
 	rm -rf $(VENV) build *.egg-info zopro_kernels/*.so
