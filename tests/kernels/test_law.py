@@ -7,9 +7,11 @@ import random
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from kernels.bits import naive_philox
+from scipy import stats
 
 import zopro_kernels as zk
 from zopro_kernels import reference_law as law
@@ -82,6 +84,18 @@ def test_gaussian_table_has_the_moments_the_header_states():
         assert sum(x**power for x in t) / len(t) == pytest.approx(moment, rel=1e-6)
     # All sums of eight stay below 2^24 units: fp32 adds them exactly, in any order.
     assert 8 * max(UPPER_HALF) < 2**24
+
+
+def test_gaussian_tail_is_as_short_as_the_header_states():
+    """The law of a sum of eight table entries, by convolution on a grid of 2^-12."""
+    size, unit = 1 << 17, 2.0**-12
+    table = np.array([-u for u in UPPER_HALF] + list(UPPER_HALF)) / 2**20
+    one = np.bincount(np.rint(table / unit).astype(int) % size, minlength=size) / len(table)
+    eight = np.fft.irfft(np.fft.rfft(one) ** 8, size)
+    x = ((np.arange(size) + size // 2) % size - size // 2) * unit
+    for sigma, short in ((4, 0.0001), (5, 0.008), (6, 0.05)):
+        ratio = eight[x > sigma].sum() / stats.norm.sf(sigma + unit / 2)
+        assert 1 - ratio == pytest.approx(short, rel=0.15)
 
 
 def test_streams_parameters_and_seeds_separate():
