@@ -12,16 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 from kernels.bits import assert_same_bits
-from kernels.cases import DTYPES, make_dots, make_pass, misaligned
+from kernels.cases import DTYPES, make_dots, make_pass, misaligned, weights
 
-from zopro_kernels import reference
+from zopro_kernels import cpu, reference
 from zopro_kernels.cuda import CHUNK_TILES
-from zopro_kernels.passes import Pass
+from zopro_kernels.passes import Dots, Pass
 from zopro_kernels.reference_law import DOT_NN_SCALE
 from zopro_kernels.table import describe, scalars
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent / "cuda_host"
+LARGE = 2**24 + 37  # elements: warps walk over a thousand tiles each, the last one is cut
+# Held to the reference's bits by test_cpu.py, and a hundred times quicker.
+QUICK = cpu if cpu.status() == "available" else reference
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +37,7 @@ def library(tmp_path_factory):
     subprocess.run(
         [
             compiler, "-std=c++17", "-O1", "-ffp-contract=off", "-w", "-shared", "-fPIC",
+            "-U_FORTIFY_SOURCE",  # its longjmp takes a jump to another fiber's stack for an error
             *(f"-I{path}" for path in includes), "-x", "c++", *map(str, sources), "-o", str(out),
         ],
         check=True,
@@ -54,6 +58,18 @@ def run(library, p: Pass) -> None:
         ctypes.c_bool(p.distribution == "gaussian"), ctypes.c_bool(p.stochastic),
         ctypes.c_bool(p.prev is not None), ctypes.c_bool(p.v is not None),
     )  # fmt: skip
+
+
+def dots(library, d: Dots) -> torch.Tensor:
+    table, (integers, _) = describe(d, CHUNK_TILES), scalars(d)
+    sums = torch.zeros(len(d.vectors), 2, dtype=torch.int64)
+    library.host_noise_dots(
+        address(table.rows), address(integers), address(sums), ctypes.c_int64(table.chunks),
+        len(d.vectors), ctypes.c_bool(d.distribution == "gaussian"),
+    )  # fmt: skip
+    if d.distribution == "rademacher":  # n.n of signs counts the elements
+        sums[:, 1] = torch.tensor([v.numel() for v in d.vectors]) * int(DOT_NN_SCALE)
+    return sums
 
 
 def compare(library, make) -> None:
@@ -84,6 +100,43 @@ def test_stochastic(library, distribution, dtype, seeds):
     compare(library, lambda: make_pass(dtype, "cpu", distribution, seeds, stochastic=True))
 
 
+@pytest.fixture(scope="module")
+def large():
+    """16 million weights of each dtype, and two companions; nobody writes them."""
+    generator = torch.Generator().manual_seed(3)
+    companions = torch.randn(2, LARGE, generator=generator)
+    return {dtype: weights(dtype, "cpu", (LARGE,))[0] for dtype in DTYPES}, companions
+
+
+@pytest.mark.parametrize("stochastic", (False, True), ids=("nearest", "stochastic"))
+@pytest.mark.parametrize("targeted", (False, True), ids=("plain", "targeted"))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("distribution", ("rademacher", "gaussian"))
+def test_sixteen_million_elements(library, large, distribution, dtype, targeted, stochastic):
+    theta, (prev, v) = large[0][dtype], large[1]
+
+    def make():
+        return Pass(
+            [theta.clone()], [3], [2**33 + 16], distribution, [2**64 - 5], [2],
+            torch.tensor([[1e-2]]), torch.tensor([0.99]), [prev] if targeted else None,
+            torch.tensor([0.5 * targeted]), [v] if targeted else None,
+            torch.tensor([-0.25 * targeted]), stochastic, 2**63 + 11,
+        )  # fmt: skip
+
+    ours, quick = make(), make()
+    run(library, ours)
+    QUICK.add_noise_(quick)
+    assert_same_bits(ours.tensors[0], quick.tensors[0], "theta")
+    assert not torch.equal(ours.tensors[0], theta)
+
+
+@pytest.mark.parametrize("distribution", ("rademacher", "gaussian"))
+def test_noise_dots_of_sixteen_million_elements(library, large, distribution):
+    d = Dots([large[1][0] / LARGE**0.5], [3], [2**33 + 16], distribution, 2**64 - 5, 2)
+    sums = dots(library, d)
+    assert_same_bits(sums, QUICK.noise_dots(d), "v.n and n.n")
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("distribution", ("rademacher", "gaussian"))
 def test_misaligned_views(library, distribution, dtype):
@@ -100,12 +153,4 @@ def test_misaligned_views(library, distribution, dtype):
 @pytest.mark.parametrize("distribution", ("rademacher", "gaussian"))
 def test_noise_dots(library, distribution):
     d = make_dots("cpu", distribution)
-    table, (integers, _) = describe(d, CHUNK_TILES), scalars(d)
-    sums = torch.zeros(len(d.vectors), 2, dtype=torch.int64)
-    library.host_noise_dots(
-        address(table.rows), address(integers), address(sums), ctypes.c_int64(table.chunks),
-        len(d.vectors), ctypes.c_bool(distribution == "gaussian"),
-    )  # fmt: skip
-    if distribution == "rademacher":
-        sums[:, 1] = torch.tensor([v.numel() for v in d.vectors]) * int(DOT_NN_SCALE)
-    assert_same_bits(sums, reference.noise_dots(d), "v.n and n.n")
+    assert_same_bits(dots(library, d), reference.noise_dots(d), "v.n and n.n")

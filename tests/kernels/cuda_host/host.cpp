@@ -1,6 +1,8 @@
 // Runs the kernels of csrc/cuda on the host, and gives Python's ctypes two entry points.
+#include <setjmp.h>
 #include <ucontext.h>
 
+#include <cstdlib>
 #include <memory>
 #include <vector>
 
@@ -12,49 +14,61 @@ namespace {
 
 constexpr size_t STACK = 1 << 16;
 
+// ucontext gives a fiber its stack; from then on setjmp and longjmp switch, because swapcontext
+// makes a system call each time (4M targeted signs in fp32: 4.4 s against 0.3 s).
 struct Fiber {
-    ucontext_t context;
+    ucontext_t start;
+    jmp_buf place;
     std::unique_ptr<char[]> stack{new char[STACK]};
-    bool done = false;
+    bool started = false, done = false;
 };
 
 std::vector<Fiber> fibers;
 std::vector<uint64_t> slots;
-ucontext_t scheduler;
-unsigned running;
+jmp_buf finished;
+unsigned running, left;
 void (*entry)(zopro::cuda::Arguments);
 zopro::cuda::Arguments arguments;
+
+unsigned following(unsigned fiber) {  // in turn, of those that still run
+    do fiber = fiber + 1 == fibers.size() ? 0 : fiber + 1;
+    while (fibers[fiber].done);
+    return fiber;
+}
+
+[[noreturn]] void enter(unsigned fiber) {
+    running = threadIdx.x = fiber;
+    if (fibers[fiber].started) longjmp(fibers[fiber].place, 1);
+    fibers[fiber].started = true;
+    setcontext(&fibers[fiber].start);
+    abort();
+}
 
 void body() {
     entry(arguments);
     fibers[running].done = true;
-    swapcontext(&fibers[running].context, &scheduler);
+    if (--left == 0) longjmp(finished, 1);
+    enter(following(running));
 }
 
 void run_block(unsigned threads) {
     fibers = std::vector<Fiber>(threads);
     slots.assign(threads, 0);
+    left = threads;
     for (Fiber& fiber : fibers) {
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.get();
-        fiber.context.uc_stack.ss_size = STACK;
-        makecontext(&fiber.context, body, 0);
+        getcontext(&fiber.start);
+        fiber.start.uc_stack.ss_sp = fiber.stack.get();
+        fiber.start.uc_stack.ss_size = STACK;
+        makecontext(&fiber.start, body, 0);
     }
-    for (unsigned left = threads; left;) {
-        for (unsigned t = 0; t < threads; ++t) {
-            if (fibers[t].done) continue;
-            running = threadIdx.x = t;
-            swapcontext(&scheduler, &fibers[t].context);
-            left -= fibers[t].done;
-        }
-    }
+    if (!setjmp(finished)) enter(0);
 }
 
 }  // namespace
 
 void next_fiber() {
-    const unsigned self = running;
-    swapcontext(&fibers[self].context, &scheduler);
+    const unsigned next = following(running);
+    if (next != running && !setjmp(fibers[running].place)) enter(next);
 }
 uint64_t& exchange_slot(unsigned thread) { return slots[thread]; }
 
