@@ -1,0 +1,191 @@
+"""Zeroth order against first order on the same model, data, reward and rollouts.
+
+    python benchmarks/learning.py tune      # each method's settings, on validation prompts
+    python benchmarks/learning.py compare   # the methods at their best settings, on test prompts
+    python benchmarks/learning.py ablate    # one thing changed at a time, on validation prompts
+
+Methods: `rloo` is TRL's RLOOTrainer with AdamW, `spsa` and `zopro` are ZOPrOTrainer, without and
+with targeted directions. Every run is a process with one thread and a budget of seconds of
+training (learning_meters.py says which seconds); rollouts have the same prompts a batch, responses
+a prompt, temperature and lengths for all. Each method gets as many tuning runs as the others. What
+`tune` finds best goes into its record, and the other plans read it there; runs that a record
+holds already are not made again. `--model`, `--device cuda`, `--task`, `--seconds` and `--set`
+choose another size: the same three commands run it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from harness import RESULTS, record
+
+HERE = Path(__file__).parent
+METHODS = ("zopro", "spsa", "rloo")
+
+# Eight runs a method. The last norm's 192 numbers were found by demo_search.py.
+TUNED: dict[str, list[dict[str, Any]]] = {
+    "rloo": [
+        {"train": "all", "lr": 3e-5},
+        {"train": "all", "lr": 1e-4},
+        {"train": "all", "lr": 3e-4},
+        {"train": "all", "lr": 3e-4, "sweeps": 1},
+        {"train": "lora", "lr": 1e-3},
+        {"train": "lora", "lr": 3e-3},
+        {"train": "last_norm", "lr": 1e-2},
+        {"train": "last_norm", "lr": 3e-2},
+    ],
+    "spsa": [
+        {"lr": 0.5},
+        {"lr": 1.0},
+        {"lr": 2.0},
+        {"lr": 1.0, "sweeps": 1},
+        {"lr": 2.0, "sweeps": 1},
+        {"lr": 2.0, "directions": 8},
+        {"train": "norms", "lr": 0.1},
+        {"train": "lora", "lr": 1e-3, "eps": 0.005},
+    ],
+    "zopro": [
+        {"lr": 0.5},
+        {"lr": 1.0},
+        {"lr": 2.0},
+        {"lr": 1.0, "sweeps": 1},
+        {"lr": 2.0, "sweeps": 1},
+        {"lr": 1.0, "iterations": 6},
+        {"lr": 1.0, "aim_lr": 0.3},
+        {"lr": 1.0, "schedule": "cosine"},
+    ],
+}
+ABLATED: dict[str, dict[str, Any]] = {
+    "as tuned": {},
+    "d = 0 throughout": {"schedule": "zero"},
+    "d constant 0.999": {"schedule": "constant"},
+    "d exponential": {"schedule": "exponential"},
+    "eps / 5": {"eps": 0.2},
+    "eps x 5": {"eps": 5.0},
+    "1 direction, two-sided": {"directions": 1, "estimator": "two_sided"},
+    "16 directions": {"directions": 16},
+    "2 responses a prompt": {"responses": 2, "prompts": 128},
+    "32 responses a prompt": {"responses": 32, "prompts": 8},
+    "Gaussian noise": {"distribution": "gaussian"},
+    "all norms trained": {"train": "norms", "lr": 0.1},
+    "LoRA r 16 trained": {"train": "lora", "lr": 0.001, "eps": 0.25},
+}
+RELATIVE = ("lr", "eps")  # of ABLATED: factors on the tuned value
+
+
+def run(settings: dict[str, Any]) -> dict[str, Any]:
+    """One run in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run.json"
+        command = [sys.executable, str(HERE / "learning_run.py"), json.dumps(settings), str(out)]
+        # glibc gives freed tensors back to the kernel and faults their pages in again: a third of
+        # the time of a step on the CPU, for a little more memory.
+        keep = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2000000000"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **keep}
+        done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{settings}: {done.stderr[-2000:]}")
+        return json.loads(out.read_text())
+
+
+def planned(plan: str, base: dict[str, Any], tuned: dict[str, Any], seeds: int) -> list[dict]:
+    """The settings of all runs of a plan; `label` names what is compared."""
+    runs = []
+    if plan == "tune":
+        for i in range(max(map(len, TUNED.values()))):
+            for method in METHODS:
+                change = TUNED[method][i]
+                runs.append({**base, "method": method, **change, "seed": 100, "label": str(change)})
+    elif plan == "compare":
+        for seed in range(seeds):
+            for method in METHODS:
+                runs.append({**base, **tuned[method], "seed": seed, "label": method,
+                             "split": "test", "points": 3})  # fmt: skip
+    else:
+        for seed in range(seeds):
+            for label, change in ABLATED.items():
+                s = {**base, **tuned["zopro"], **change, "seed": seed, "label": label}
+                for name in RELATIVE:
+                    if name in change:
+                        s[name] = tuned["zopro"].get(name, base[name]) * change[name]
+                runs.append(s)
+    return runs
+
+
+def best(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The settings of each method's run with the highest final reward."""
+    found = {}
+    for method in METHODS:
+        tried = [r for r in runs if r["settings"]["method"] == method]
+        top = max(tried, key=lambda r: r["curve"][-1]["reward"])["settings"]
+        found[method] = {k: v for k, v in top.items() if k not in ("seed", "label", "seconds")}
+    return found
+
+
+def start_of(base: dict[str, Any], split: str) -> dict[str, Any]:
+    """The start itself on the same held-out prompts, four samples each: a run without training."""
+    return {**base, "method": "start", "split": split, "seed": 0, "label": "start"}
+
+
+def main() -> None:
+    from learning_run import BASE
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("plan", choices=("tune", "compare", "ablate"))
+    parser.add_argument(
+        "--seeds", type=int, default=None, help="default: 5 to compare, 3 to ablate"
+    )
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--seconds", type=float, default=None, help="of training, a run")
+    parser.add_argument("--set", default="{}", help="JSON: other settings of learning_run.py")
+    parser.add_argument("--name", default="cpu", help="of the records: results/learning_PLAN_NAME")
+    for name in ("task", "model", "device"):
+        parser.add_argument(f"--{name}", default=BASE[name])
+    args = parser.parse_args()
+    base = {**BASE, **json.loads(args.set)}
+    base |= {name: getattr(args, name) for name in ("task", "model", "device")}
+    base["seconds"] = args.seconds or {"tune": 50.0, "compare": 100.0, "ablate": 50.0}[args.plan]
+    path = RESULTS / f"learning_{args.plan}_{args.name}.json"
+    tuned = {}
+    if args.plan != "tune":
+        tuned = json.loads((RESULTS / f"learning_tune_{args.name}.json").read_text())["best"]
+    seeds = args.seeds or (5 if args.plan == "compare" else 3)
+    held = json.loads(path.read_text())["runs"] if path.exists() else []
+    split = "test" if args.plan == "compare" else base["split"]
+    wanted = [start_of(base, split), *planned(args.plan, base, tuned, seeds)]
+    wanted = [s for s in wanted if all(r["settings"] != s for r in held)]
+    with ThreadPoolExecutor(args.workers) as pool:
+        for done in as_completed([pool.submit(run, s) for s in wanted]):
+            held.append(done.result())
+            made = {"plan": args.plan, "workers": args.workers, "runs": held}
+            if args.plan == "tune" and len({r["settings"]["method"] for r in held}) > len(METHODS):
+                made["best"] = best(held)
+            record(path, made)
+            told(held[-1])
+    rewards: dict[str, list[float]] = {}
+    for r in held:
+        rewards.setdefault(f"{r['settings']['method']} {r['settings']['label']}", []).append(
+            r["curve"][-1]["reward"]
+        )
+    for name, values in rewards.items():
+        print(f"{name:60} {statistics.mean(values):.4f}  {len(values)} seeds")
+
+
+def told(r: dict[str, Any]) -> None:
+    """A line on the run just made."""
+    end, s = r["curve"][-1], r["settings"]
+    print(f"{s['method']:6} {s['label']:50} seed {s['seed']} {end['reward']:.4f} +- {end['se']:.4f} "
+          f"KL {end['kl']:.2f} {end['seconds']:.0f} s {r['steps']} steps", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
