@@ -141,9 +141,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("plan", choices=("tune", "compare", "ablate"))
-    parser.add_argument(
-        "--seeds", type=int, default=None, help="default: 5 to compare, 3 to ablate"
-    )
+    parser.add_argument("--seeds", type=int, default=None, help="default: 5 compare, 3 ablate")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--seconds", type=float, default=None, help="of training, a run")
     parser.add_argument("--set", default="{}", help="JSON: other settings of learning_run.py")
@@ -183,7 +181,8 @@ def main() -> None:
 def told(r: dict[str, Any]) -> None:
     """A line on the run just made."""
     end, s = r["curve"][-1], r["settings"]
-    print(f"{s['method']:6} {s['label']:50} seed {s['seed']} {end['reward']:.4f} +- {end['se']:.4f} "
+    reward = f"{end['reward']:.4f} +- {end['se']:.4f}"
+    print(f"{s['method']:6} {s['label']:50} seed {s['seed']} {reward} "
           f"KL {end['kl']:.2f} {end['seconds']:.0f} s {r['steps']} steps", flush=True)  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The held-out judgement of a learning run: reward of samples, their KL divergence, their length."""
+"""The held-out judgement of a learning run: reward of samples, their KL, their length."""
 
 from __future__ import annotations
 
