@@ -186,7 +186,9 @@ def main() -> int:
     show(rows)
     if asked.json:
         limits = {"budgets": BUDGETS, "spills": SPILLS}
-        record(asked.json, {"arch": f"sm_{ARCH}", "nvcc": nvcc_release(), **limits, "kernels": rows})
+        record(
+            asked.json, {"arch": f"sm_{ARCH}", "nvcc": nvcc_release(), **limits, "kernels": rows}
+        )
     wrong = [line for row in rows for line in judge(row)]
     if not rows:
         wrong = ["nothing was checked: there is neither nvcc nor triton"]
