@@ -29,6 +29,10 @@ def checked_model(name: str | None) -> Any:
     if not name:
         raise CommandError("model is missing: give --model, a folder or a name on the hub")
     path = Path(name)
+    if path.is_dir() and (path / "adapter_config.json").is_file():
+        raise CommandError(
+            f"model={name!r} holds an adapter: name a whole model (`zopro sft --merge` leaves one)"
+        )
     if path.is_dir() and not (path / "config.json").is_file():
         raise CommandError(f"model={name!r} is a folder without config.json: name a model's folder")
     if not path.is_dir() and (path.exists() or name.startswith((".", "/", "~")) or "\\" in name):

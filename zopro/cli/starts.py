@@ -1,4 +1,9 @@
-"""`zopro sft` and `zopro reward`: TRL's SFTTrainer and RewardTrainer on a task, with LoRA."""
+"""`zopro sft` and `zopro reward`: TRL's SFTTrainer and RewardTrainer on a task, with LoRA.
+
+zopro sft    --task T --model M --merge --output_dir S     a whole model, for the next two
+zopro reward --task T --model S --output_dir R             from pairs, or --reward_data scores
+zopro train  --task T --model S --reward_model R
+"""
 
 from __future__ import annotations
 
@@ -11,10 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+
+from zopro.iterations.config import REWARD_DATA
+from zopro.iterations.models import prepare_tokenizer
+from zopro.iterations.reward import CENTRED, ScoreTrainer
+from zopro.iterations.training import go_on
 
 from .errors import CommandError
 from .models import checked_model, task_of, tokenizer_of
@@ -41,6 +51,28 @@ class StartFlags:
     lora_dropout: float = field(default=0.0, metadata={"help": "As in PEFT."})
 
 
+@dataclass
+class SFTFlags(StartFlags):
+    """Those of `zopro sft`."""
+
+    merge: bool = field(
+        default=False,
+        metadata={"help": "Leave the whole model, the adapter merged into it, for `zopro reward` "
+                  "and `zopro train` to take as --model."},
+    )  # fmt: skip
+
+
+@dataclass
+class RewardFlags(StartFlags):
+    """Those of `zopro reward`."""
+
+    reward_data: str = field(
+        default="pairs",
+        metadata={"help": "Learn from 'pairs' (columns source, chosen, rejected) or, by "
+                  "regression, from 'scores' (source, completion, score)."},
+    )  # fmt: skip
+
+
 class Lines(TrainerCallback):
     """Every log as a line of metrics.jsonl."""
 
@@ -61,28 +93,37 @@ class Lines(TrainerCallback):
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
 
+STARTS = {"sft": (SFTConfig, SFTFlags), "reward": (RewardConfig, RewardFlags)}
+
+
 def run(argv: Sequence[str], command: str) -> int:
     """Trains to the end, or goes on from the folder's newest checkpoint; leaves the model there."""
-    args_cls = SFTConfig if command == "sft" else RewardConfig
+    args_cls, flags_cls = STARTS[command]
     usage = f"zopro {command} --task T --model M [--config FILE] [options]"
-    parser = FieldParser([args_cls, StartFlags], prog=f"zopro {command}", usage=usage)
+    parser = FieldParser([args_cls, flags_cls], prog=f"zopro {command}", usage=usage)
     for action in parser._actions:
         if action.dest == "lora_r":
             action.type = or_none(int)
         if action.dest == "num_train_epochs":
             action.help = "Epochs (default: 1)"
     values = given(parser, argv)
-    own = {f.name for f in dataclasses.fields(StartFlags)}
-    flags = StartFlags(**{n: v for n, v in values.items() if n in own})
+    own = {f.name for f in dataclasses.fields(flags_cls)}
+    flags = flags_cls(**{n: v for n, v in values.items() if n in own})
     task = task_of(values)
-    checked_model(flags.model)
+    room = getattr(checked_model(flags.model).get_text_config(), "max_position_embeddings", None)
     tokenizer = tokenizer_of(flags.model)
+    prepare_tokenizer(tokenizer)
+    if command == "reward" and flags.reward_data not in REWARD_DATA:
+        raise CommandError(f"reward_data={flags.reward_data!r} is not known: use one of "
+                           f"{', '.join(REWARD_DATA)}")  # fmt: skip
     options = {n: v for n, v in values.items() if n not in own}
     name = re.sub(r"[^\w.-]+", "-", Path(flags.model).name or "model")
     options.setdefault("output_dir", str(Path("runs") / f"{flags.task}-{name}-{command}"))
     folder = options["output_dir"]
     settings = {"report_to": "none", "save_total_limit": 1, "save_steps": 50, "bf16": False,
-                "num_train_epochs": 1, "gradient_checkpointing": False, **options}  # fmt: skip
+                "num_train_epochs": 1, "gradient_checkpointing": False,
+                "max_length": min(1024, room or 1024),
+                **(CENTRED if command == "reward" else {}), **options}  # fmt: skip
     args = args_cls(**settings)
     check_reports(args.report_to)
     _refuse_another(folder, flags, options)
@@ -91,12 +132,30 @@ def run(argv: Sequence[str], command: str) -> int:
     record = Record(folder, {**dataclasses.asdict(flags), **options}, [command, *argv])
     with shown(), stop.listening():
         trainer = make([record, Lines(folder), stop])
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(folder))
-        trainer.save_model(folder)
+        if len(trainer.train_dataset) == 0:
+            raise CommandError(f"every row is over max_length={args.max_length} tokens: raise it, "
+                               "or shorten the texts")  # fmt: skip
+        begun = Path(folder).is_dir()
+        go_on(trainer, get_last_checkpoint(folder) if begun else None)
+        if getattr(flags, "merge", False) and flags.lora_r is not None:
+            if trainer.is_world_process_zero():
+                trainer.model.merge_and_unload().save_pretrained(folder)
+        else:
+            trainer.save_model(folder)
         if trainer.is_world_process_zero():
             tokenizer.save_pretrained(folder)
-    print(f"done: {folder}")
+            print(f"done: {folder}{_next(command, flags, folder)}")
     return 0
+
+
+def _next(command: str, flags: Any, folder: str) -> str:
+    if flags.lora_r is None:
+        return ""
+    if command == "sft":
+        return "" if flags.merge else f"; `zopro eval --adapter {folder}` scores it"
+    same = f" --lora_r {flags.lora_r} --lora_alpha {flags.lora_alpha}"
+    same = "" if (flags.lora_r, flags.lora_alpha) == (64, 128) else same
+    return f"; `zopro train --model {flags.model} --reward_model {folder}{same}` goes on from it"
 
 
 def _refuse_another(folder: str, flags: StartFlags, options: dict[str, Any]) -> None:
@@ -120,7 +179,9 @@ def _refuse_another(folder: str, flags: StartFlags, options: dict[str, Any]) -> 
 def _trainer(command: str, task: Any, flags: StartFlags, tokenizer: Any, args: Any) -> Any:
     """A function of the callbacks that makes the trainer; data are read before the model is."""
     load = {"limit": flags.limit, "conversational": tokenizer.chat_template is not None}
-    read = task.supervised if command == "sft" else task.preference_pairs
+    read = task.supervised
+    if command == "reward":
+        read = task.scored if flags.reward_data == "scores" else task.preference_pairs
     data = read("train", flags.source, **load)
     lora = None
     if flags.lora_r is not None:
@@ -142,6 +203,9 @@ def _trainer(command: str, task: Any, flags: StartFlags, tokenizer: Any, args: A
         )
         if model.config.pad_token_id is None:
             model.config.pad_token_id = tokenizer.pad_token_id
-        return RewardTrainer(model, **common)
+        if flags.reward_data == "pairs":
+            return RewardTrainer(model, **common)
+        common.pop("peft_config")
+        return ScoreTrainer(model if lora is None else get_peft_model(model, lora), **common)
 
     return make

@@ -68,6 +68,8 @@ class IterationConfig:
         max_prompt_length, max_completion_length: tokens, >= 1.
         temperature: of sampling, > 0.
         reward_data: the first reward model learns from "pairs" or, by regression, "scores".
+        reward_model: folder of the first reward model, as `zopro reward` leaves it (a LoRA
+            adapter of lora_alpha and the reward's rank, with its head); None trains one.
         boundary: share of the prompts whose score is nearest 0 that are judged, in (0, 1].
         blend: share of its previous self in a refined reward model, in [0, 1).
         chunk: the reward model is refined after each such share of an iteration's prompts, in
@@ -106,6 +108,7 @@ class IterationConfig:
     max_completion_length: int = 64
     temperature: float = 0.7
     reward_data: str = "pairs"
+    reward_model: str | None = None
     boundary: float = 0.6
     blend: float = 0.0
     chunk: float | None = None
@@ -146,6 +149,20 @@ class IterationConfig:
                 )
         self._shares()
         self._trainers()
+        self._reward_model()
+
+    def _reward_model(self) -> None:
+        folder = self.reward_model
+        if folder is None:
+            return
+        if not isinstance(folder, str) or not folder:
+            raise ValueError(f"reward_model={folder!r} is not allowed: name a folder, or None")
+        if self.supervised is not None:
+            raise ValueError(
+                f"reward_model={folder!r} is given beside supervised, which would move the base "
+                "that it was trained on: run `zopro sft --merge`, train both on its folder, and "
+                "leave supervised out"
+            )
 
     def _shares(self) -> None:
         checks.number("half_life", self.half_life, 0.0, open_low=True)

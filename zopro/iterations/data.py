@@ -42,6 +42,7 @@ def gather(
     A task's prompts are cut to max_prompt_length. Raises ValueError for what is missing, empty, or
     (of a mapping) too long.
     """
+    learns = network_reward and config.reward_model is None
     if isinstance(source, Mapping):
         data = _given(source)
     else:
@@ -49,13 +50,13 @@ def gather(
         prompts = source.load("train", **options)
         prompts = source.fit(prompts, tokenizer, config.max_prompt_length)
         reward = None
-        if network_reward:
+        if learns:
             scored = config.reward_data == "scores"
             reward = (source.scored if scored else source.preference_pairs)("train", **options)
         supervised = None if config.supervised is None else source.supervised("train", **options)
         data = Data(prompts, reward, supervised)
     needs = {"prompts": data.prompts}
-    if network_reward:
+    if learns:
         needs["reward"] = data.reward
     if config.supervised is not None:
         needs["supervised"] = data.supervised
@@ -64,7 +65,7 @@ def gather(
             raise ValueError(f"the data have no {name!r}: give a dataset for it")
         if len(dataset) == 0:
             raise ValueError(f"the dataset {name!r} is empty: give rows")
-    _columns(config, data, network_reward)
+    _columns(config, data, learns)
     _lengths(config, data.prompts, tokenizer)
     return data
 
@@ -79,9 +80,9 @@ def _given(source: Mapping[str, Dataset]) -> Data:
     return Data(source.get("prompts"), source.get("reward"), source.get("supervised"))
 
 
-def _columns(config: IterationConfig, data: Data, network_reward: bool) -> None:
+def _columns(config: IterationConfig, data: Data, learns: bool) -> None:
     needed = {"prompts": ("prompt",)}
-    if network_reward:
+    if learns:
         scored = ("prompt", "completion", "score")
         pairs = ("prompt", "chosen", "rejected")
         needed["reward"] = scored if config.reward_data == "scores" else pairs

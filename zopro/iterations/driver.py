@@ -17,6 +17,7 @@ from zopro.tasks.protocol import Task
 
 from .config import IterationConfig
 from .data import digests, gather
+from .given import read_reward
 from .judges import Judge
 from .models import RewardModel, load_policy, prepare_tokenizer
 from .phases import Run
@@ -72,8 +73,11 @@ def iterate(
         raise ValueError("judge is given beside reward_funcs, which are not refined: give one")
     if judge is not None and not callable(judge):
         raise TypeError(f"judge is a {type(judge).__name__}: give a callable")
-    if not network and config.chunk is not None:
-        raise ValueError("chunk is given beside reward_funcs, which are not refined: leave it out")
+    for name in ("chunk", "reward_model"):
+        if not network and getattr(config, name) is not None:
+            raise ValueError(
+                f"{name} is given beside reward_funcs, which are no network: leave it out"
+            )
     if tokenizer is None:
         if config.model is None:
             raise ValueError("tokenizer=None: hand iterate() the tokenizer of its model")
@@ -92,6 +96,9 @@ def iterate(
     context = Context(
         config, run, policy, reward, tokenizer, list(reward_funcs or []), judge, list(callbacks)
     )
+    if config.reward_model is not None and "reward" not in run.done:
+        context.first_reward = read_reward(config.reward_model, config, reward)
+    run.create()
     Run(context, gathered).go()
     return Outcome(policy, reward, tokenizer, run.path, run.done)
 

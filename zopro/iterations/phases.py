@@ -76,10 +76,14 @@ class Run:
         return metrics
 
     def _reward(self, name: str) -> dict[str, float]:
-        reward = self.context.reward
-        metrics = reward_phase.learn(
-            self.context, name, reward, self.data.reward, self.config.reward
-        )
+        reward, given = self.context.reward, self.context.first_reward
+        if given is not None:
+            assign(reward.own(), given, f"reward_model={self.config.reward_model!r}")
+            metrics = {}
+        else:
+            metrics = reward_phase.learn(
+                self.context, name, reward, self.data.reward, self.config.reward
+            )
         self.run.save(name, "reward.safetensors", reward.own())
         return metrics
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from trl import RewardConfig, RewardTrainer
 
 from .config import IterationConfig
@@ -15,9 +15,12 @@ from .models import REWARD, RewardModel, active, snapshot
 from .scoring import padded, whole
 from .training import Context, arguments, train
 
+# Of rewards from pairs, because "near the decision boundary" means near 0.
+CENTRED = {"center_rewards_coefficient": 0.01}
+
 
 class ScoreTrainer(Trainer):
-    """Regression of a reward model on scores: the mean squared error of its one logit.
+    """Regression of a sequence classifier on scores: the mean squared error of its one logit.
 
     train_dataset: columns `prompt`, `completion` (text or messages) and `score` (float); rows of
     over `args.max_length` tokens are left out, as TRL's RewardTrainer does.
@@ -25,7 +28,7 @@ class ScoreTrainer(Trainer):
 
     loss_is_scaled_for_ga = False  # a mean over the micro-batch, as RewardTrainer's
 
-    def __init__(self, model: RewardModel, args: RewardConfig, train_dataset: Dataset,
+    def __init__(self, model: PreTrainedModel, args: RewardConfig, train_dataset: Dataset,
                  processing_class: Any, callbacks: Any = None) -> None:  # fmt: skip
         pad = processing_class.pad_token_id
         rows = [
@@ -66,11 +69,8 @@ def learn(
     keep = ("prompt", "chosen", "rejected", "completion", "score", "margin")
     data = data.remove_columns([c for c in data.column_names if c not in keep])
     longest = config.max_prompt_length + config.max_completion_length + 1  # and the end token
-    # Scores are centred, because "near the decision boundary" means near 0.
-    args = arguments(
-        RewardConfig, context, phase, options,
-        {"max_length": longest, "disable_dropout": False, "center_rewards_coefficient": 0.01},
-    )  # fmt: skip
+    defaults = {"max_length": longest, "disable_dropout": False, **CENTRED}
+    args = arguments(RewardConfig, context, phase, options, defaults)
     policy = reward._policy[0]
     with active(policy, REWARD):
         trainer = cls(

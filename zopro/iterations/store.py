@@ -56,6 +56,7 @@ class RunFolder:
     ) -> None:
         self.path, self.main = Path(path), main
         self.state: dict[str, Any] = {"done": [], "phase": None}
+        self._new: dict[str, Any] | None = None
         if not main:
             return  # the state comes from the main rank, which may be writing it at this moment
         held = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
@@ -70,11 +71,19 @@ class RunFolder:
             raise ValueError(
                 f"output_dir={path!r} holds {held[0]!r} but no run (state.json): name a new folder"
             )
-        elif main:
+        else:
             versions = {name: _version(name) for name in PACKAGES}
-            began = {"options": options, "data": data or {}, "versions": versions}
-            write(self.path / "config.json", _json(began))
+            self._new = {"options": options, "data": data or {}, "versions": versions}
+
+    def create(self) -> None:
+        """Writes a new run's files, which until now was only checked; a run that goes on has them.
+
+        Apart from the constructor, so that what is refused after it leaves no folder behind.
+        """
+        if self._new is not None:
+            write(self.path / "config.json", _json(self._new))
             self._write_state()
+            self._new = None
 
     def _go_on(self, options: dict[str, Any], data: dict[str, str] | None) -> None:
         try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -41,6 +42,7 @@ class Context:
     reward_funcs: list[Any] = field(default_factory=list)  # plain ones, where there is no network
     judge: Any = None
     extra_callbacks: list[TrainerCallback] = field(default_factory=list)
+    first_reward: dict[str, Tensor] | None = None  # instead of training one
 
     def callbacks(self, phase: str) -> list[TrainerCallback]:
         return [LogLines(self.run, phase), *self.extra_callbacks]
@@ -100,7 +102,11 @@ def forwards_kept(policy: PreTrainedModel) -> Iterator[None]:
 
 def train(trainer: Trainer, context: Context, phase: str) -> dict[str, float]:
     """Trains from the phase's newest checkpoint, or from its start; the trainer's final metrics."""
-    checkpoint = context.run.last_checkpoint(phase)
+    return go_on(trainer, context.run.last_checkpoint(phase))
+
+
+def go_on(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
+    """Trains from a checkpoint's folder, or from the start; the trainer's final metrics."""
     if checkpoint is not None:
         state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
         if state.global_step >= state.max_steps:
