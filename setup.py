@@ -14,6 +14,10 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+FAILED = (
+    "zopro: ZOPRO_CUDA=ON, but the build failed (see above): install nvcc and a C++ compiler, "
+    "or use ZOPRO_CUDA=AUTO, which does without CUDA"
+)
 
 
 class CMakeBuild(build_ext):
@@ -28,9 +32,9 @@ class CMakeBuild(build_ext):
         try:
             self._configure(cuda)
             self._build("_cpu")
-        except (subprocess.CalledProcessError, FileNotFoundError) as error:
+        except (subprocess.CalledProcessError, FileNotFoundError):
             if cuda == "ON":
-                raise SystemExit(f"zopro: the build failed with ZOPRO_CUDA=ON: {error}") from None
+                raise SystemExit(FAILED) from None
             warnings.warn(
                 "zopro installs without native kernels, because the C++ build failed (see above; "
                 "is there a compiler?): the slower PyTorch reference will serve.",
@@ -40,9 +44,9 @@ class CMakeBuild(build_ext):
         if cuda != "OFF" and self._has_target("_cuda"):
             try:
                 self._build("_cuda")
-            except subprocess.CalledProcessError as error:
+            except subprocess.CalledProcessError:
                 if cuda == "ON":
-                    raise SystemExit(f"zopro: nvcc failed with ZOPRO_CUDA=ON: {error}") from None
+                    raise SystemExit(FAILED) from None
                 warnings.warn("zopro installs without its CUDA module: nvcc failed", stacklevel=1)
 
     def _directory(self) -> Path:
