@@ -11,25 +11,6 @@ from transformers import Trainer, TrainingArguments
 from zopro import ZOPrO
 
 
-def test_dropout_is_off_in_training(tmp_path):
-    model = build_model(attention_dropout=0.5)
-    losses = []
-    t = trainer(tmp_path, model, learning_rate=0.0, max_steps=1, zo_eps=1e-9, zo_num_directions=2)
-    modes = []
-    parent = model.forward
-
-    @functools.wraps(parent)
-    def forward(*args, **kwargs):
-        modes.append((model.training, model.model.layers[0].self_attn.training))
-        out = parent(*args, **kwargs)
-        losses.append(out.loss.item())
-        return out
-
-    model.forward = forward
-    t.train()
-    assert set(modes) == {(True, False)} and len(set(losses)) == 1 and len(losses) == 4
-
-
 def test_evaluation_is_the_parents(tmp_path):
     args = arguments(tmp_path, eval_strategy="steps", eval_steps=2, learning_rate=0.0)
     t = ZOTrainer(build_model(), args, None, tokens(), tokens(8))

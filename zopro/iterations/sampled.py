@@ -40,14 +40,13 @@ class SampledRewardTrainer(ZOPrOTrainer):
                 f"num_iterations={self.num_iterations!r} is refused: no rollouts are kept that "
                 "could serve again; set it to 1"
             )
-        self._common_samples = common_samples
+        self.common_random_numbers = common_samples
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         # RLOO's would generate here, at the unperturbed weights.
         if not self.model.training:
             return super()._prepare_inputs(inputs)
-        for child in self.model.children():
-            child.eval()
+        self._submodules_in_eval()
         size = self.args.per_device_train_batch_size
         part = self._step % self.args.steps_per_generation
         return {"rows": inputs[part * size : (part + 1) * size]}
@@ -59,7 +58,8 @@ class SampledRewardTrainer(ZOPrOTrainer):
         rows = inputs["rows"]
         prompts = [row["prompt"] for row in rows]
         source = contextlib.nullcontext()
-        if self._common_samples:
+        if self.common_random_numbers:
+            # Of the batch alone: how long one sign's responses get moves no later batch's draws.
             seed = derive_seed(self.args.seed + self.args.process_index, SAMPLES, self._step)
             source = seeded(seed, self.accelerator.device)
         with source:

@@ -16,6 +16,7 @@ from .distributed import (
     refuse_sharded_parameters,
     refuse_sharding,
 )
+from .evaluation import CommonRandomNumbers, root_in_eval
 
 
 class ZerothOrderMixin:
@@ -37,13 +38,17 @@ class ZerothOrderMixin:
       directions of the last step, an estimate of the gradient's norm.
     - What is followed is the slope of the loss's value: a loss that detaches a part of itself
       is another objective here (SFT's "dft" and GRPO's "cispo" are refused).
-    - In training every submodule is in eval mode (no dropout, so both signs see the same
-      function; batch norms use their running statistics); the model's own flag stays `training`.
+    - Both signs see the same function: the forwards of training run in eval mode (no dropout,
+      batch norms use their running statistics; between them the model's own flag stays
+      `training`), and what still draws from torch's global generators draws the same numbers in
+      each evaluation of a batch, unless `common_random_numbers` is False.
     - Several ranks each hold the whole model and average their losses; see `distributed`.
 
     Sources: MeZO (arXiv 2305.17333) for forward-only fine-tuning, ZOPrO (arXiv 2503.03460) for
     targeted directions.
     """
+
+    common_random_numbers = True
 
     def create_accelerator_and_postprocess(self):
         """After the parent's: refuse what cannot work, and prepare models as for evaluation."""
@@ -112,6 +117,11 @@ class ZerothOrderMixin:
             self.zopro.set_targets(*updates, schedule=schedule, steps=steps, half_life=half_life)
         return super().create_scheduler(num_training_steps, optimizer)
 
+    def training_step(self, *args, **kwargs):
+        """The parent's, whose forwards (generation's too) run with the model in eval mode."""
+        with root_in_eval(self.model):
+            return super().training_step(*args, **kwargs)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """In a training step: an estimate from the parent's loss. In evaluation: the parent's.
 
@@ -125,9 +135,12 @@ class ZerothOrderMixin:
         # The parent adds up the losses of the micro-batches of a step, ZOPrO averages them.
         share = self._steps_in_loss(num_items_in_batch)
         counters = {name: n for name, n in vars(self).items() if type(n) is int}
+        replay = CommonRandomNumbers(p.device for p in model.parameters())
 
         @torch.no_grad()
         def closure() -> torch.Tensor:
+            if self.common_random_numbers:
+                replay()
             vars(self).update(counters)  # the batch counts once, however often it is evaluated
             torch.clear_autocast_cache()  # an outer autocast would keep the unperturbed weights
             loss = parent(model, {**inputs})  # a copy: some parents pop their labels
@@ -148,12 +161,14 @@ class ZerothOrderMixin:
         super().log(logs, *args, **kwargs)
 
     def _prepare_inputs(self, inputs):
-        # The parent's training_step has just called model.train(). Its metrics read the flag of
-        # the model itself, dropout those of the modules inside; generation must be without too.
-        if self.model.training:
-            for child in self.model.children():
-                child.eval()
+        if self.model.training:  # the parent's training_step has just called model.train()
+            self._submodules_in_eval()
         return super()._prepare_inputs(inputs)
+
+    def _submodules_in_eval(self):
+        # Once a batch, so that a trainer may call a submodule without its root as well.
+        for child in self.model.children():
+            child.eval()
 
     def _generate_and_score_completions(self, inputs):
         # GRPO leaves the log-probabilities of sampling out where they equal the current ones, and
