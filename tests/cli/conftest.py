@@ -1,5 +1,6 @@
 """A tiny random Llama in a folder and a local JSONL file: nothing is downloaded."""
 
+import functools
 import json
 import os
 
@@ -52,17 +53,18 @@ def rows(tmp_path_factory):
     return str(path)
 
 
+def command(model, rows, folder, *more, method="zopro"):
+    """The command line of a small run, as a list; more options go behind."""
+    return [
+        "train", "--task", "translation", "--model", model, "--source", rows, "--limit", "16",
+        "--output_dir", str(folder), "--method", method, "--max_steps", "2", "--use_cpu",
+        "--per_device_train_batch_size", "4", "--logging_steps", "1", "--lora_r", "2",
+        "--max_completion_length", "4", "--learning_rate", "1e-2",
+        "--first_order.learning_rate", "1e-2", *more,
+    ]  # fmt: skip
+
+
 @pytest.fixture
 def train(model, rows):
-    """The command line of a small run, as a list; more options go behind."""
-
-    def command(folder, *more, method="zopro"):
-        return [
-            "train", "--task", "translation", "--model", model, "--source", rows, "--limit", "16",
-            "--output_dir", str(folder), "--method", method, "--max_steps", "2", "--use_cpu",
-            "--per_device_train_batch_size", "4", "--logging_steps", "1", "--lora_r", "2",
-            "--max_completion_length", "4", "--learning_rate", "1e-2",
-            "--first_order.learning_rate", "1e-2", *more,
-        ]  # fmt: skip
-
-    return command
+    """`command` on the tiny model and its rows."""
+    return functools.partial(command, model, rows)
