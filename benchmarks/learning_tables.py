@@ -1,0 +1,157 @@
+"""Tables and plots of the learning benchmark, from its records (see learning.py)."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+METHODS = {"zopro": "ZOPrO (targeted)", "spsa": "SPSA (plain)", "rloo": "RLOO, AdamW"}
+SETTINGS = ("train", "lr", "eps", "directions", "sweeps", "iterations", "schedule", "aim_lr")
+
+
+def load(plan: str, name: str) -> dict[str, Any] | None:
+    path = RESULTS / f"learning_{plan}_{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half-width of the 95 % interval over seeds (Student's t)."""
+    from scipy.stats import t
+
+    n = len(values)
+    spread = statistics.stdev(values) / n**0.5 if n > 1 else float("nan")
+    return statistics.mean(values), float(t.ppf(0.975, n - 1)) * spread
+
+
+def signed(values: Sequence[float]) -> str:
+    mean, half = interval(values)
+    return f"{mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}]"
+
+
+def reward_at(run: dict[str, Any], start: float, axis: str, x: float) -> float:
+    """The run's held-out reward where `axis` is `x`: linear between points, its end beyond."""
+    before = {axis: 0.0, "reward": start}
+    for point in run["curve"]:
+        if point[axis] >= x:
+            share = (x - before[axis]) / (point[axis] - before[axis])
+            return before["reward"] + share * (point["reward"] - before["reward"])
+        before = point
+    return before["reward"]
+
+
+def start_reward(result: dict[str, Any]) -> float:
+    run = next(r for r in result["runs"] if r["settings"]["method"] == "start")
+    return run["curve"][-1]["reward"]
+
+
+def by_label(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The runs of each label in the order of their seeds; those of the start left out."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    runs = [r for r in result["runs"] if r["settings"]["method"] != "start"]
+    for run in sorted(runs, key=lambda r: r["settings"]["seed"]):
+        found.setdefault(run["settings"]["label"], []).append(run)
+    return found
+
+
+def settings_of(run: dict[str, Any]) -> str:
+    s = run["settings"]
+    names = [n for n in SETTINGS if s["method"] != "rloo" or n in ("train", "lr", "sweeps")]
+    if s["method"] == "spsa":
+        names = [n for n in names if n not in ("iterations", "schedule", "aim_lr")]
+    return ", ".join(f"{n} {s[n]}" for n in names if s[n] is not None)
+
+
+def compare_rows(result: dict[str, Any]) -> list[list[str]]:
+    """One row a method: rewards at equal seconds and at equal forward tokens, KL, memory, time."""
+    groups, start = by_label(result), start_reward(result)
+    ends = [[r["curve"][-1]["forward_tokens"] for r in runs] for runs in groups.values()]
+    least = min(map(statistics.mean, ends))
+    rows = []
+    for method, name in METHODS.items():
+        runs = groups[method]
+        budget = runs[0]["settings"]["seconds"]
+        at_time = [reward_at(r, start, "seconds", budget) - start for r in runs]
+        at_tokens = [reward_at(r, start, "forward_tokens", least) - start for r in runs]
+        kl = statistics.mean(r["curve"][-1]["kl"] for r in runs)
+        peak = statistics.median(r["peak_mb"] for r in runs)
+        shares = phase_shares(runs)
+        told = ", ".join(f"{k} {v:.0f} %" for k, v in shares.items() if v >= 0.5)
+        rows.append([name, signed(at_time), signed(at_tokens), f"{kl:.2f}", f"{peak:.0f}", told])
+    return rows
+
+
+def phase_shares(runs: list[dict[str, Any]]) -> dict[str, float]:
+    """Percent of the seconds in each phase, over all runs, greatest first."""
+    total = sum(sum(r["seconds"].values()) for r in runs)
+    phases = {k for r in runs for k in r["seconds"]}
+    shares = {k: 100 * sum(r["seconds"].get(k, 0.0) for r in runs) / total for k in phases}
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
+def difference(result: dict[str, Any], a: str, b: str) -> str:
+    """Reward of a minus b at equal seconds, paired by seed."""
+    groups, start = by_label(result), start_reward(result)
+    budget = groups[a][0]["settings"]["seconds"]
+    pairs = zip(groups[a], groups[b])
+    return signed([reward_at(x, start, "seconds", budget) - reward_at(y, start, "seconds", budget)
+                   for x, y in pairs])  # fmt: skip
+
+
+def ablation_rows(result: dict[str, Any]) -> list[list[str]]:
+    """One row a change: reward minus the tuned setting's at equal seconds, paired by seed."""
+    groups, start = by_label(result), start_reward(result)
+    base = groups["as tuned"]
+    budget = base[0]["settings"]["seconds"]
+    rows = []
+    for label, runs in groups.items():
+        rewards = [reward_at(r, start, "seconds", budget) for r in runs]
+        gain = signed([x - start for x in rewards])
+        less = [x - reward_at(b, start, "seconds", budget) for x, b in zip(rewards, base)]
+        kl = statistics.mean(r["curve"][-1]["kl"] for r in runs)
+        rows.append([label, gain, "" if runs is base else signed(less), f"{kl:.2f}"])
+    return rows
+
+
+def tune_rows(result: dict[str, Any]) -> list[list[str]]:
+    """All tuning runs, method by method, best first."""
+    start, rows = start_reward(result), []
+    runs = [r for r in result["runs"] if r["settings"]["method"] in METHODS]
+    for r in sorted(runs, key=lambda r: (r["settings"]["method"], -r["curve"][-1]["reward"])):
+        end = r["curve"][-1]
+        rows.append([METHODS[r["settings"]["method"]], settings_of(r),
+                     f"{end['reward'] - start:+.4f} ± {1.96 * end['se']:.4f}", f"{end['kl']:.2f}",
+                     str(r["steps"])])  # fmt: skip
+    return rows
+
+
+def plot(name: str, path: Path) -> None:
+    """SVG: held-out reward over seconds and over forward tokens, mean and 95 % over seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    matplotlib.rcParams["svg.hashsalt"] = "zopro"  # the same record gives the same file
+    result = load("compare", name)
+    groups, start = by_label(result), start_reward(result)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
+    for axis, ax in zip(("seconds", "forward_tokens"), axes):
+        for method, label in METHODS.items():
+            runs = groups[method]
+            end = min(r["curve"][-1][axis] for r in runs)
+            xs = [end * i / 12 for i in range(13)]
+            points = [interval([reward_at(r, start, axis, x) for r in runs]) for x in xs]
+            line = ax.plot(xs, [m for m, _ in points], label=label)[0]
+            ax.fill_between(xs, [m - h for m, h in points], [m + h for m, h in points],
+                            color=line.get_color(), alpha=0.2, linewidth=0)  # fmt: skip
+        ax.set_xlabel(f"{axis.replace('_', ' ')} of training")
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel("held-out reward")
+    axes[0].legend()
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
