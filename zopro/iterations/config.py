@@ -42,7 +42,8 @@ class IterationConfig:
     The run:
         output_dir: the run's folder; see `iterations.store`.
         model: name or folder of a causal language model; None where `iterate` is given one.
-        dtype: to load it in ("auto", "float32", "bfloat16", "float16").
+        dtype: to load it in: "float32", "bfloat16", "float16", or "auto", as it is stored, but on a
+            CPU float32: as fast there, and the difference of two losses needs their low bits.
         iterations: policy phases with their refinements, >= 1.
         seed: of everything; each phase derives its own.
         resume: True continues what the folder holds; False starts anew, in an empty folder only.
@@ -80,7 +81,9 @@ class IterationConfig:
     Trainers: `supervised` (TRL's SFTConfig; None: no supervised start), `reward` and `refine`
     (RewardConfig), `policy` (RLOOConfig, all policy phases), `first_order` (RLOOConfig) and
     `zeroth` (ZOPrOConfig) on top of it, and `trainer` (every phase): mappings of these classes'
-    fields. Those that the driver sets itself (folders, seeds, lengths) are refused.
+    fields. Those that the driver sets itself (folders, seeds, lengths) are refused. The policy's
+    learning rate, where none is given, is 5e-5 in first-order phases, and 10 divided by the number
+    of trained weights in zeroth-order ones (`policy.ZEROTH_ORDER_SCALE` says why).
 
     Raises ValueError or TypeError, one sentence each, for what does not serve.
     """

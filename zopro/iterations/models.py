@@ -104,7 +104,7 @@ def load_policy(
         if config.model is None:
             raise ValueError("model=None: name a model or a folder, or hand iterate() a model")
         model = AutoModelForCausalLM.from_pretrained(
-            config.model, dtype=config.dtype, trust_remote_code=False
+            config.model, dtype=dtype_of(config), trust_remote_code=False
         )
     if isinstance(model, PeftModel):
         raise ValueError("model is a PeftModel: merge its adapter (merge_and_unload) first")
@@ -125,6 +125,16 @@ def load_policy(
     if config.method == "zopro":
         match_updates(policy_weights(policy), reward_weights(reward))
     return policy, reward
+
+
+def dtype_of(config: IterationConfig) -> str:
+    """What `config.dtype` comes to on this machine.
+
+    On one core a forward of a 2.7 M-parameter Llama took 44 ms in bf16 and 48 in fp32; of what eps
+    = 1e-3 changed in a log-probability, rounding was half in bf16 and a thousandth in fp32.
+    """
+    cpu = config.trainer.get("use_cpu") or not torch.accelerator.is_available()
+    return "float32" if config.dtype == "auto" and cpu else config.dtype
 
 
 def _lora(config: IterationConfig, rank: int) -> LoraConfig:
