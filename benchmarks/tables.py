@@ -104,6 +104,28 @@ def candidates() -> str:
     return f"{markdown(head, rows)}\n\n{note} {source(result, 'gaussian_candidates.json')}"
 
 
+def drift() -> str:
+    result = load("inplace_drift.json")
+    last = max(row["steps"] for row in result["rows"])
+    rows = [
+        [r["way"], r["dtype"], r["noise"], r["rounding"], f"{r['steps']:,}",
+         f"{100 * r['changed']:.0f} %", f"{r['rms_over_weights']:.1e}",
+         f"{r['mean_over_error']:+.1f}", f"{r['away_from_zero_over_error']:+.1f}",
+         f"{100 * r['away_from_zero_over_weights']:+.2g} %"]
+        for r in result["rows"]
+        if r["steps"] in (1000, last)
+    ]  # fmt: skip
+    head = ["steps of", "dtype", "noise", "rounding", "steps", "weights changed",
+            "rms drift / rms weight", "mean drift / its s.e.", "away from zero / its s.e.",
+            "mean magnitude"]  # fmt: skip
+    note = (
+        f"{result['numel']:,} weights ~ N(0, {result['deviation']:g}), eps {result['eps']:g}, "
+        "lr 0: every change is drift. An unbiased drift keeps both quotients within about 3; below "
+        "zero the second says that weights shrink. MeZO's steps are re-created from its operations."
+    )
+    return f"{markdown(head, rows)}\n\n{note} {source(result, 'inplace_drift.json')}"
+
+
 def demo() -> str:
     result = load("demo.json")
     names = {
@@ -161,6 +183,7 @@ def reward_baselines() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "candidates": candidates,
     "demo": demo,
+    "drift": drift,
     "memory": memory,
     "noise": noise,
     "pass_cpu": pass_cpu,
