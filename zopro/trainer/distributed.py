@@ -36,6 +36,25 @@ def refuse_sharding(accelerator: Accelerator, args) -> None:
             )
 
 
+def refuse_wrapped(model: torch.nn.Module) -> None:
+    """ValueError where the caller has put `model`, or a part of it, into FSDP or DataParallel.
+
+    FSDP's first version flattens parameters into plain tensors, and DataParallel copies them to
+    other GPUs at each forward: neither shows in the parameters.
+    """
+    wrappers = [torch.nn.DataParallel]
+    if torch.distributed.is_available():
+        wrappers.append(torch.distributed.fsdp.FullyShardedDataParallel)
+    for name, module in model.named_modules():
+        if isinstance(module, tuple(wrappers)):
+            where = f"module {name!r}" if name else "the model"
+            raise ValueError(
+                f"{where} is wrapped in {type(module).__name__}, which zeroth-order training does"
+                " not support: pass the module itself, and start one rank a GPU with torchrun or"
+                " `accelerate launch --multi_gpu`."
+            )
+
+
 def refuse_sharded_parameters(named_parameters: Iterable[tuple[str, torch.Tensor]]) -> None:
     """ValueError for a parameter that is a DTensor: its rank holds a shard only."""
     for name, parameter in named_parameters:

@@ -15,6 +15,7 @@ from .distributed import (
     mean_loss,
     refuse_sharded_parameters,
     refuse_sharding,
+    refuse_wrapped,
 )
 from .evaluation import CommonRandomNumbers, root_in_eval
 
@@ -192,6 +193,7 @@ class ZerothOrderMixin:
         return self.current_gradient_accumulation_steps if scaled else 1
 
     def _build_optimizer(self, model) -> ZOPrO:
+        refuse_wrapped(model)
         trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
         refuse_sharded_parameters(trainable.items())
         decayed = set(self.get_decay_parameter_names(model)) if self.args.weight_decay else set()
