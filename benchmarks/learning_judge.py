@@ -11,6 +11,7 @@ from zopro.tasks import Task
 from zopro.tasks.prompts import is_chat
 
 CHUNK = 128
+JUDGED = 384  # prompts whose samples tell the KL: two forwards more a sample
 
 
 class Judge:
@@ -59,7 +60,8 @@ class Judge:
         prompts = [self._text(p) for p in self.rows["prompt"]]
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         rewards = torch.zeros(len(prompts))
-        kl, length = 0.0, 0.0
+        ratios, length = [], 0.0
+        stride = CHUNK * max(1, len(order) // JUDGED)  # of all lengths some
         devices = [0] if self.s["device"] != "cpu" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(seed)
@@ -68,13 +70,14 @@ class Judge:
                 part = self.rows.select(chosen).to_dict()
                 asked = part.pop("prompt")
                 for _ in range(samples):
-                    texts, log_ratio, tokens = self._sample([prompts[i] for i in chosen])
+                    told = first % stride == 0
+                    texts, log_ratio, tokens = self._sample([prompts[i] for i in chosen], told)
                     scores = function(asked, texts, **part)
                     rewards[chosen] += torch.tensor(scores) / samples
-                    kl += log_ratio / (len(order) * samples)
                     length += tokens / (len(order) * samples)
+                    ratios += [log_ratio / len(chosen)] if told else []
         self.model.train(was)
-        return rewards, kl, length
+        return rewards, sum(ratios) / len(ratios), length
 
     def _text(self, prompt: Any) -> str:
         if isinstance(prompt, str):
@@ -83,8 +86,8 @@ class Judge:
             prompt, tokenize=False, add_generation_prompt=True
         )
 
-    def _sample(self, prompts: list[str]) -> tuple[list[str], float, int]:
-        """Texts, the sum over them of log pi - log pi_start, and their tokens."""
+    def _sample(self, prompts: list[str], told: bool) -> tuple[list[str], float, int]:
+        """Texts, the sum over them of log pi - log pi_start (if `told`), and their tokens."""
         encoded = self.tokenizer(
             prompts, return_tensors="pt", padding=True, padding_side="left",
             add_special_tokens=not is_chat(self.tokenizer), return_token_type_ids=False,
@@ -97,10 +100,12 @@ class Judge:
         ended = answer == self.tokenizer.eos_token_id
         mask = (ended.cumsum(1) - ended.long()) == 0
         attention = torch.cat([encoded["attention_mask"], mask.long()], dim=1)
+        texts = self.tokenizer.batch_decode(answer, skip_special_tokens=True)
+        if not told:
+            return texts, 0.0, int(mask.sum())
         now = self._log_probabilities(ids, attention, mask)
         with self._at_start():
             then = self._log_probabilities(ids, attention, mask)
-        texts = self.tokenizer.batch_decode(answer, skip_special_tokens=True)
         return texts, (now - then).sum().item(), int(mask.sum())
 
     def _log_probabilities(self, ids: Any, attention: Any, mask: Any) -> torch.Tensor:
