@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from zopro.iterations.scoring import timed
 from zopro.tasks import Task
 
 
@@ -29,18 +31,35 @@ class Rows:
 
 
 class TaskJudge:
-    """A judge of `iterate`: 0 or 1 by the task's default reward; None where both score alike."""
+    """A judge of `iterate`: 0 or 1 by the task's default reward; None where both score alike or
+    one scores no number.
 
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
-        self._reward = rows.reward_funcs()[0]
+    timeout: seconds that the reward may take for `batch` responses (TimeoutError); None: no limit.
+    """
+
+    def __init__(self, rows: Rows, timeout: float | None = None, batch: int = 16) -> None:
+        self._rows, self._batch = rows, batch
+        self._reward = timed(rows.reward_funcs()[0], timeout)
 
     def __call__(self, prompts: list[str], firsts: list[str], seconds: list[str]) -> list:
+        found: list[int | None] = []
+        for k in range(0, len(prompts), self._batch):
+            part = slice(k, k + self._batch)
+            found += self._compare(prompts[part], firsts[part], seconds[part])
+        return found
+
+    def _compare(self, prompts: list[str], firsts: list[str], seconds: list[str]) -> list:
         rows = [self._rows.rows[prompt] for prompt in prompts]
-        if not rows:
-            return []
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         asked = columns.pop("prompt")
         first = self._reward(prompts=asked, completions=firsts, **columns)
         second = self._reward(prompts=asked, completions=seconds, **columns)
-        return [None if a == b else int(b > a) for a, b in zip(first, second)]
+        # NaN and None are greater than nothing, and would else say that the first is better.
+        return [
+            None if a == b or not (_number(a) and _number(b)) else int(b > a)
+            for a, b in zip(first, second)
+        ]
+
+
+def _number(score: Any) -> bool:
+    return score is not None and not math.isnan(score)

@@ -111,7 +111,7 @@ def run(argv: Sequence[str]) -> int:
     rewards = _rewards(task, flags)
     _try_trainers(config, network=not rewards)
     rows = Rows(task)
-    judge = None if rewards else _judge(rows, flags)
+    judge = None if rewards else _judge(rows, flags, config)
     stop = StopAtStep(config.output_dir)
     record = Record(config.output_dir, {**dataclasses.asdict(flags), **config.to_dict()},
                     ["train", *argv])  # fmt: skip
@@ -192,9 +192,9 @@ def _rewards(task: Any, flags: TrainFlags) -> list[Any] | None:
     return task.reward_funcs(*[n for n in flags.rewards if n != "default"])
 
 
-def _judge(rows: Rows, flags: TrainFlags) -> Any:
+def _judge(rows: Rows, flags: TrainFlags, config: IterationConfig) -> Any:
     if flags.judge == "task":
-        return TaskJudge(rows)
+        return TaskJudge(rows, config.reward_timeout, config.batch_size)
     if flags.judge.startswith(("http://", "https://")):
         if not flags.judge_model:
             raise CommandError("judge_model is missing: name the endpoint's model")
