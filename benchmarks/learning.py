@@ -8,8 +8,9 @@ Methods: `rloo` is TRL's RLOOTrainer with AdamW, `spsa` and `zopro` are ZOPrOTra
 with targeted directions. Every run is a process with one thread and a budget of seconds of
 training (learning_meters.py says which seconds); rollouts have the same prompts a batch, responses
 a prompt, temperature and lengths for all. Each method gets as many tuning runs as the others; the
-other plans take each method's best of them. Runs that a record holds already are not made again. `--model`, `--device cuda`, `--task`, `--seconds` and `--set`
-choose another size: the same three commands run it.
+other plans take each method's best of them. Runs that a record holds already are not made again.
+`--model`, `--device cuda`, `--task`, `--seconds` and `--set` choose another size: the same three
+commands run it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import RESULTS, record
+from learning_tables import reward_at, start_reward
 
 HERE = Path(__file__).parent
 METHODS = ("zopro", "spsa", "rloo")
@@ -123,11 +125,15 @@ def planned(plan: str, base: dict[str, Any], tuned: dict[str, Any], seeds: int) 
 
 
 def best(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The settings of each method's run with the highest final reward."""
-    found = {}
+    """The settings of each method's run with the highest reward when the seconds are used up."""
+    found, start = {}, start_reward({"runs": runs})
+
+    def reward(r: dict[str, Any]) -> float:
+        return reward_at(r, start, "seconds", r["settings"]["seconds"])
+
     for method in METHODS:
         tried = [r for r in runs if r["settings"]["method"] == method]
-        top = max(tried, key=lambda r: r["curve"][-1]["reward"])["settings"]
+        top = max(tried, key=reward)["settings"]
         found[method] = {k: top[k] for k in ("method", *CHOSEN)}
     return found
 
