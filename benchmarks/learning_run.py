@@ -61,10 +61,9 @@ BASE: dict[str, Any] = {
 
 
 def load_model(s: dict[str, Any]) -> torch.nn.Module:
-    """The start in fp32 on a CPU, bf16 on a GPU (trained weights fp32), with the chosen part
-    trainable."""
-    dtype = torch.float32 if s["device"] == "cpu" else torch.bfloat16
-    model = AutoModelForCausalLM.from_pretrained(s["model"], dtype=dtype).to(s["device"]).eval()
+    """The start in fp32 with the chosen part trainable."""
+    model = AutoModelForCausalLM.from_pretrained(s["model"], dtype=torch.float32)
+    model = model.to(s["device"]).eval()
     if s["train"] == "lora":
         from peft import LoraConfig, get_peft_model
 

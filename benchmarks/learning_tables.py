@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results"
+from document import load, markdown, source
+
 METHODS = {"zopro": "ZOPrO (targeted)", "spsa": "SPSA (plain)", "rloo": "RLOO, AdamW"}
-SETTINGS = ("train", "lr", "eps", "directions", "sweeps", "iterations", "schedule", "aim_lr")
-
-
-def load(plan: str, name: str) -> dict[str, Any] | None:
-    path = RESULTS / f"learning_{plan}_{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+SETTINGS = (
+    "train",
+    "lr",
+    "eps",
+    "directions",
+    "batch",
+    "sweeps",
+    "iterations",
+    "schedule",
+    "aim_lr",
+)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -59,9 +64,7 @@ def by_label(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 def settings_of(run: dict[str, Any]) -> str:
     s = run["settings"]
-    names = [n for n in SETTINGS if s["method"] != "rloo" or n in ("train", "lr", "sweeps")]
-    if s["method"] == "spsa":
-        names = [n for n in names if n not in ("iterations", "schedule", "aim_lr")]
+    names = {"rloo": FIRST_ORDER, "spsa": PLAIN, "zopro": TARGETED}[s["method"]]
     return ", ".join(f"{n} {s[n]}" for n in names if s[n] is not None)
 
 
@@ -136,7 +139,7 @@ def plot(name: str, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     matplotlib.rcParams["svg.hashsalt"] = "zopro"  # the same record gives the same file
-    result = load("compare", name)
+    result = load(f"learning_compare_{name}.json")
     groups, start = by_label(result), start_reward(result)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
     for axis, ax in zip(("seconds", "forward_tokens"), axes):
@@ -155,3 +158,57 @@ def plot(name: str, path: Path) -> None:
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
+
+
+def learning() -> str:
+    result = load("learning_compare_cpu.json")
+    rows = compare_rows(result)
+    head = [
+        "method",
+        "gain at equal time",
+        "gain at equal forward tokens",
+        "KL",
+        "peak, MB",
+        "time",
+    ]
+    first, runs = rows[0], by_label(result)
+    seeds, s = len(next(iter(runs.values()))), result["runs"][0]["settings"]
+    versus = "; ".join(
+        f"ZOPrO minus {name}: {difference(result, 'zopro', method)}"
+        for method, name in METHODS.items()
+        if method != "zopro"
+    )
+    note = (
+        f"Gain of the mean reward ({s['task']}) over the start's "
+        f"{start_reward(result):.4f} on {s['held_out']:,} or fewer test prompts, "
+        f"mean and 95 % interval over {seeds} seeds, after {s['seconds']:g} s of one core. "
+        f"{versus}. KL from the start in nats a response; peak memory over the loaded model."
+    )
+    assert len(first) == len(head)
+    return f"{markdown(head, rows)}\n\n{note} {source(result, 'learning_compare_cpu.json')}"
+
+
+def learning_settings() -> str:
+    result = load("learning_tune_cpu.json")
+    head = ["method", "settings", "gain", "KL", "steps"]
+    note = "One seed a run, ± 1.96 standard errors over validation prompts."
+    table = markdown(head, tune_rows(result))
+    return f"{table}\n\n{note} {source(result, 'learning_tune_cpu.json')}"
+
+
+def ablations() -> str:
+    result = load("learning_ablate_cpu.json")
+    head = ["changed", "gain", "minus as tuned", "KL"]
+    note = (
+        "Validation prompts; means and 95 % intervals over seeds, paired by seed in the third "
+        "column."
+    )
+    table = markdown(head, ablation_rows(result))
+    return f"{table}\n\n{note} {source(result, 'learning_ablate_cpu.json')}"
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "ablations": ablations,
+    "learning": learning,
+    "learning_settings": learning_settings,
+}

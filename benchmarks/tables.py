@@ -1,4 +1,4 @@
-"""Fills README's tables from benchmarks/results; `--check` only says whether they are up to date.
+"""Fills the documents' tables and plots from benchmarks/results; `--check` only compares.
 
 A block `<!-- table: NAME -->` ... `<!-- end -->` is replaced by what function NAME returns.
 """
@@ -6,35 +6,15 @@ A block `<!-- table: NAME -->` ... `<!-- end -->` is replaced by what function N
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+import learning_tables
+from document import ROOT, load, markdown, source
+
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def load(name: str) -> dict[str, Any]:
-    return json.loads((RESULTS / name).read_text())
-
-
-def markdown(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    head = list(head)
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def source(result: dict[str, Any], name: str) -> str:
-    versions = result["versions"]
-    return (
-        f"{result['device']}; torch {versions['torch']}; commit {result['commit']}; "
-        f"`{result['command']}`; [results/{name}](benchmarks/results/{name})"
-    )
 
 
 def pass_cpu() -> str:
@@ -184,6 +164,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "candidates": candidates,
     "demo": demo,
     "drift": drift,
+    **learning_tables.BLOCKS,
     "memory": memory,
     "noise": noise,
     "pass_cpu": pass_cpu,
@@ -205,15 +186,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    readme = ROOT / "README.md"
-    old = readme.read_text()
-    new = filled(old)
-    if args.check:
-        if new != old:
-            print("README.md differs from benchmarks/results: run python benchmarks/tables.py")
-        return int(new != old)
-    readme.write_text(new)
-    return 0
+    stale = []
+    for path in DOCUMENTS:
+        old = path.read_text()
+        if (new := filled(old)) != old:
+            stale.append(path.name)
+            if not args.check:
+                path.write_text(new)
+    if not args.check:
+        learning_tables.plot("cpu", ROOT / "docs" / "learning_cpu.svg")
+    elif stale:
+        print(f"{', '.join(stale)}: not as in benchmarks/results; run python benchmarks/tables.py")
+    return int(args.check and bool(stale))
 
 
 if __name__ == "__main__":
