@@ -10,17 +10,9 @@ from typing import Any
 from document import load, markdown, source
 
 METHODS = {"zopro": "ZOPrO (targeted)", "spsa": "SPSA (plain)", "rloo": "RLOO, AdamW"}
-SETTINGS = (
-    "train",
-    "lr",
-    "eps",
-    "directions",
-    "batch",
-    "sweeps",
-    "iterations",
-    "schedule",
-    "aim_lr",
-)
+FIRST_ORDER = ("train", "lr", "batch", "sweeps")
+PLAIN = (*FIRST_ORDER, "eps", "directions")
+TARGETED = (*PLAIN, "iterations", "schedule", "aim_lr")
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
