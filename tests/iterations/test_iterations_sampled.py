@@ -1,5 +1,7 @@
 """The reward of fresh samples at theta +- eps z, and fresh seeds for epochs and minibatches."""
 
+import itertools
+
 import pytest
 import torch
 from iterations.tiny_run import data, run
@@ -108,13 +110,44 @@ def test_it_raises_a_toy_reward(tmp_path):
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.1
 
 
-def test_what_has_no_counterpart_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"num_iterations=2 is refused"):
-        build(tmp_path, num_iterations=2)
-    model = build_model()
-    model.save_pretrained(tmp_path / "model")
-    with pytest.raises(ValueError, match=r"beta=0.1 is refused"):
-        build(tmp_path, model=str(tmp_path / "model"), beta=0.1)
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("beta", 0.1),
+        ("epsilon", 0.1),
+        ("epsilon_high", 0.3),
+        ("num_iterations", 2),
+        ("normalize_advantages", True),
+        ("mask_truncated_completions", True),
+    ],
+)
+def test_what_has_no_counterpart_is_refused(name, value, tmp_path):
+    build_model().save_pretrained(tmp_path / "model")  # where beta's reference is loaded from
+    with pytest.raises(ValueError, match=f"^{name}={value} is refused: .*; set it to "):
+        build(tmp_path, model=str(tmp_path / "model"), **{name: value})
+
+
+def test_reference_to_sync_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="sync_ref_model"):
+        build(tmp_path, sync_ref_model=True)
+
+
+def test_vllm_gets_the_perturbed_weights(tmp_path):
+    """TRL hands a step's weights over once; here every evaluation samples at others."""
+    weights = []
+
+    class Engine:
+        def sync_weights(self):
+            weights.append(t.model.lm_head.weight.detach().clone())
+
+        def generate(self, prompts, **more):
+            return prompts, [[5, 6]] * len(prompts), None, None
+
+    t = build(tmp_path, max_steps=2, learning_rate=0.0, zo_num_directions=2)
+    t.use_vllm, t.vllm_generation, t._last_loaded_step = True, Engine(), -1
+    t.train()
+    assert len(weights) == 2 * 2 * 2
+    assert all(not torch.equal(a, b) for a, b in itertools.pairwise(weights))
 
 
 def test_iterations_with_samples(tmp_path):

@@ -1,5 +1,7 @@
 """Both signs of a perturbation see the same function: no dropout, the same random numbers."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn.functional import dropout
@@ -91,6 +93,22 @@ def test_trl_calls_no_forward_in_training_mode(name, tmp_path):
     t.train()
     assert seen and not any(seen)
     assert not any(key.startswith("eval_") for entry in t.state.log_history for key in entry)
+
+
+@pytest.mark.parametrize("batching", [False, True])
+def test_generation_leaves_no_module_in_training_mode(batching, tmp_path):
+    """TRL's continuous batching ends with model.train()."""
+    t = build("rloo", tmp_path, max_steps=2, use_transformers_continuous_batching=batching)
+    attention, seen = t.model.model.layers[0].self_attn, []
+    if batching:
+
+        def generate_batch(prompts, **kwargs):
+            return {i: SimpleNamespace(generated_tokens=[5, 6]) for i in range(len(prompts))}
+
+        t.model.generate_batch = generate_batch
+    attention.register_forward_hook(lambda module, *_: seen.append(module.training))
+    t.train()
+    assert seen and not any(seen)
 
 
 def test_evaluations_draw_the_same_numbers(tmp_path):

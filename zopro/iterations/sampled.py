@@ -9,10 +9,22 @@ import torch
 
 from zopro.directions import derive_seed
 from zopro.trainer import ZOPrOTrainer
+from zopro.trainer.evaluation import submodules_in_eval
 
 from .scoring import seeded
 
 SAMPLES = 3  # purpose of the sampling seeds; zopro.directions has 0 to 2
+_NO_LOGPS = "samples at perturbed weights have no log-probabilities here"
+# Fields of RLOOConfig: the one value that is right here, and why no other.
+NO_COUNTERPART = {
+    "beta": (0.0, f"{_NO_LOGPS}, so put a penalty into a reward"),
+    "sync_ref_model": (False, f"{_NO_LOGPS}, so there is no reference model"),
+    "epsilon": (0.2, f"{_NO_LOGPS}, so there is no ratio to clip"),
+    "epsilon_high": (None, f"{_NO_LOGPS}, so there is no ratio to clip"),
+    "num_iterations": (1, "no rollouts are kept that could serve again"),
+    "normalize_advantages": (False, "the objective is the mean reward itself"),
+    "mask_truncated_completions": (False, "the objective is the mean reward of all samples"),
+}
 
 
 class SampledRewardTrainer(ZOPrOTrainer):
@@ -21,7 +33,8 @@ class SampledRewardTrainer(ZOPrOTrainer):
     Where ZOPrOTrainer scores one batch of rollouts through its log-probabilities (RLOO), here each
     evaluation generates and asks the reward functions: any black box serves, and the estimate has
     no importance ratio. It costs a generation an evaluation. Constructor, data and rewards are
-    ZOPrOTrainer's; `beta` and `num_iterations` have no counterpart and are refused (ValueError).
+    ZOPrOTrainer's; what belongs to kept rollouts and their log-probabilities (`beta`, `epsilon`,
+    `num_iterations`, `normalize_advantages`, ...) has no counterpart and is refused (ValueError).
 
     common_samples: all evaluations of a batch draw with the same random numbers (common random
     numbers: the difference of two signs then has less variance). False: fresh ones each.
@@ -30,23 +43,17 @@ class SampledRewardTrainer(ZOPrOTrainer):
 
     def __init__(self, *args: Any, common_samples: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.beta != 0.0:
-            raise ValueError(
-                f"beta={self.beta!r} is refused: samples at perturbed weights have no "
-                "log-probabilities here; set beta=0 and put a penalty into a reward"
-            )
-        if self.num_iterations != 1:
-            raise ValueError(
-                f"num_iterations={self.num_iterations!r} is refused: no rollouts are kept that "
-                "could serve again; set it to 1"
-            )
+        for name, (value, reason) in NO_COUNTERPART.items():
+            given = getattr(self.args, name)
+            if given != value:
+                raise ValueError(f"{name}={given!r} is refused: {reason}; set it to {value!r}")
         self.common_random_numbers = common_samples
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         # RLOO's would generate here, at the unperturbed weights.
         if not self.model.training:
             return super()._prepare_inputs(inputs)
-        self._submodules_in_eval()
+        submodules_in_eval(self.model)
         size = self.args.per_device_train_batch_size
         part = self._step % self.args.steps_per_generation
         return {"rows": inputs[part * size : (part + 1) * size]}
@@ -62,6 +69,8 @@ class SampledRewardTrainer(ZOPrOTrainer):
             # Of the batch alone: how long one sign's responses get moves no later batch's draws.
             seed = derive_seed(self.args.seed + self.args.process_index, SAMPLES, self._step)
             source = seeded(seed, self.accelerator.device)
+        if self.use_vllm:
+            self._last_loaded_step = -1  # TRL loads a step's weights once, and these are others
         with source:
             _, ids, completions = self._generate(prompts)
         each = self._calculate_rewards(rows, prompts, completions, ids)

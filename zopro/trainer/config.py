@@ -14,12 +14,18 @@ from zopro import checks, schedules
 OFF = {
     "max_grad_norm": (0.0, "there is no gradient to clip"),
     "activation_checkpointing": (None, "there is no graph to recompute"),
+    "activation_checkpointing_kwargs": (None, "there is no graph to recompute"),
     "gradient_checkpointing": (None, "there is no graph to recompute"),
+    "gradient_checkpointing_kwargs": (None, "there is no graph to recompute"),
     "activation_offloading": (False, "there is no graph whose activations could be offloaded"),
     "neftune_noise_alpha": (None, "both signs must see the same function"),
     "adam_beta1": (0.9, "ZOPrO keeps no moments"),
     "adam_beta2": (0.999, "ZOPrO keeps no moments"),
     "adam_epsilon": (1e-8, "ZOPrO keeps no moments; the perturbation's size is `zo_eps`"),
+    "ddp_find_unused_parameters": (None, "there is no gradient to reduce, so no DDP"),
+    "ddp_bucket_cap_mb": (None, "there is no gradient to reduce, so no DDP"),
+    "ddp_broadcast_buffers": (None, "there is no gradient to reduce, so no DDP"),
+    "ddp_static_graph": (None, "there is no gradient to reduce, so no DDP"),
 }
 
 # What asks for something else than zeroth-order training on whole weights: refused.

@@ -11,14 +11,15 @@ def root_in_eval(model: torch.nn.Module) -> Iterator[None]:
     """Inside, `model` itself is in eval mode while its forward runs, and as it was elsewhere.
 
     A forward may drop out on the flag of the root module (`F.dropout(x, p, self.training)`), and
-    TRL's trainers name their metrics by the same flag between the forwards. Submodules are left
-    as they are; nothing of `model` is changed on exit, also after a forward that raised.
+    TRL's trainers name their metrics by the same flag between the forwards. The root gets its
+    mode back after each forward, also one that raised; submodules stay in eval mode.
     """
     modes = []  # a stack: a forward may call its own module again
 
     def before(module, args):
         modes.append(module.training)
         module.training = False
+        submodules_in_eval(module)
 
     def after(module, args, output):
         module.training = modes.pop()
@@ -32,6 +33,13 @@ def root_in_eval(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def submodules_in_eval(model: torch.nn.Module) -> None:
+    """Puts all but `model` itself in eval mode; cheap where they are in it."""
+    for child in model.children():
+        if child.training:
+            child.eval()
 
 
 class CommonRandomNumbers:

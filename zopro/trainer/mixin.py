@@ -17,7 +17,7 @@ from .distributed import (
     refuse_sharding,
     refuse_wrapped,
 )
-from .evaluation import CommonRandomNumbers, root_in_eval
+from .evaluation import CommonRandomNumbers, root_in_eval, submodules_in_eval
 
 
 class ZerothOrderMixin:
@@ -163,13 +163,8 @@ class ZerothOrderMixin:
 
     def _prepare_inputs(self, inputs):
         if self.model.training:  # the parent's training_step has just called model.train()
-            self._submodules_in_eval()
+            submodules_in_eval(self.model)  # a PEFT model generates without a forward of the root
         return super()._prepare_inputs(inputs)
-
-    def _submodules_in_eval(self):
-        # Once a batch, so that a trainer may call a submodule without its root as well.
-        for child in self.model.children():
-            child.eval()
 
     def _generate_and_score_completions(self, inputs):
         # GRPO leaves the log-probabilities of sampling out where they equal the current ones, and
