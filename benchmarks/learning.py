@@ -169,7 +169,7 @@ def main() -> None:
         base["held_out"] = 1200  # what is reported is judged on more prompts
     split = "test" if args.plan == "compare" else base["split"]
     wanted = [start_of(base, split), *planned(args.plan, base, tuned, seeds)]
-    wanted = [s for s in wanted if all(r["settings"] != s for r in held)]
+    wanted = [s for s in wanted if all({**BASE, **r["settings"]} != s for r in held)]
     with ThreadPoolExecutor(args.workers) as pool:
         for done in as_completed([pool.submit(run, s) for s in wanted]):
             held.append(done.result())

@@ -23,7 +23,8 @@ class Judge:
     """
 
     def __init__(self, model: Any, tokenizer: Any, task: Task, s: dict[str, Any]) -> None:
-        rows = task.load(s["split"], limit=s["held_out"], conversational=is_chat(tokenizer))
+        chat, kept = is_chat(tokenizer), s["held_out"]
+        rows = task.load(s["split"], s["source"], limit=kept, conversational=chat)
         self.rows = task.fit(rows, tokenizer, s["prompt_tokens"])
         self.model, self.tokenizer, self.task, self.s = model, tokenizer, task, s
         self.starts: list[float] = []

@@ -31,6 +31,7 @@ from zopro.tasks.prompts import is_chat
 
 BASE: dict[str, Any] = {
     "task": "translation",
+    "source": None,  # of its data: None, the task's offline one
     "model": "examples/translation/start",
     "device": "cpu",
     "method": "zopro",  # zopro | spsa | rloo
@@ -133,7 +134,7 @@ def run(s: dict[str, Any]) -> dict[str, Any]:
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model = load_model(s)
     chat = is_chat(tokenizer)
-    rows = task.load("train", conversational=chat)
+    rows = task.load("train", s["source"], conversational=chat)
     rows = task.fit(rows, tokenizer, s["prompt_tokens"])
     meter = Meter(torch.device(s["device"]))
     measure_kernels(meter)
