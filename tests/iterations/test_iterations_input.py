@@ -80,6 +80,11 @@ def test_rows_that_are_all_too_long(tmp_path):
         run(tmp_path / "run", rows)
 
 
+    long = Dataset.from_dict({"prompt": ["w1 " * 40] * 8, "completion": [" cat"] * 8})
+    with pytest.raises(ValueError, match="every row of the supervised data is over max_length=17"):
+        run(tmp_path / "sft", data(supervised=long), supervised={})
+
+
 def test_judge_or_rewards(tmp_path):
     def go(**options):
         return iterate(config(tmp_path / "run"), data(), **options)

@@ -48,6 +48,11 @@ def supervise(context: Context, phase: str, data: Dataset) -> dict[str, float]:
             processing_class=context.tokenizer,
             callbacks=context.callbacks(phase),
         )
+        if len(trainer.train_dataset) == 0:
+            raise ValueError(
+                f"every row of the supervised data is over max_length={args.max_length} tokens: "
+                "raise max_prompt_length or shorten the texts"
+            )
         return train(trainer, context, phase)
 
 
