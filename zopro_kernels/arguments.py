@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .transfer import moved
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LAST = 2**63 - 4096  # a tile more must still be counted in 64 bits with a sign
 DISTRIBUTIONS = ("rademacher", "gaussian")
 
 
@@ -58,33 +64,108 @@ def integers(name: str, values: Iterable[int], count: int | None, bound: int) ->
     return out
 
 
-def _finite(name: str, values: Tensor) -> Tensor:
-    values = values.detach().to("cpu", torch.float32)
+def numbers(
+    name: str, values: Iterable[int] | Tensor, count: int | None, bound: int
+) -> list[int] | Tensor:
+    """As `integers`; an int64 tensor [count] stays where it is, its values unseen."""
+    if not isinstance(values, Tensor):
+        return integers(name, values, count, bound)
+    if values.dtype != torch.int64 or values.dim() != 1:
+        raise TypeError(
+            f"{name} is a {values.dtype} tensor of shape {tuple(values.shape)}: give int64 [K]"
+        )
+    if count is not None and len(values) != count:
+        raise ValueError(f"{name} has {len(values)} entries where {count} are needed")
+    return values.detach()
+
+
+@dataclass
+class Coefficients:
+    """fp32 [T] and [T, K], and bool [T] `live`, all on one device."""
+
+    decay: Tensor
+    prev: Tensor
+    v: Tensor
+    coeffs: Tensor
+    live: Tensor
+
+
+def coefficients(
+    device: torch.device, count: int, seeds: int, coeffs: Any, decay: Any, prev: Any, v: Any
+) -> Coefficients:
+    """The coefficients of `count` tensors: on `device` if any is a tensor, else on the CPU.
+
+    Numbers that are not finite in fp32 raise ValueError. Tensors stay unseen: where one of them is
+    not finite, `live` is False for all. It is False, too, for a tensor that its coefficients leave
+    as it is (decay 1, all others 0).
+    """
+    unseen = any(isinstance(value, Tensor) for value in (coeffs, decay, prev, v))
+    home = device if unseen else torch.device("cpu")
+    table = torch.cat(
+        [
+            _column("decay", decay, count, home),
+            _column("prev_coeffs", prev, count, home),
+            _column("v_coeffs", v, count, home),
+            _table(coeffs, count, seeds, home),
+        ],
+        dim=1,
+    )
+    live = (table != _identity(seeds, home)).any(dim=1)
+    if unseen:
+        live &= table.isfinite().all()
+    return Coefficients(table[:, 0], table[:, 1], table[:, 2], table[:, 3:], live)
+
+
+@lru_cache(maxsize=64)
+def _identity(seeds: int, device: torch.device) -> Tensor:
+    """Coefficients that leave a tensor as it is: fp32 [3 + K]."""
+    out = torch.zeros(3 + seeds, device=device)
+    out[:1].fill_(1.0)
+    return out
+
+
+def _values(name: str, given: Any, device: torch.device) -> Tensor:
+    """`given` as fp32 on `device`, checked if it is no tensor."""
+    if isinstance(given, Tensor):
+        return moved(given.detach(), device).to(torch.float32)
+    values = torch.as_tensor(given, dtype=torch.float64).to(torch.float32)
     if not bool(torch.isfinite(values).all()):
         raise ValueError(f"{name} holds a number that is not finite in fp32: {values.tolist()}")
-    return values
+    return moved(values, device)
 
 
-def per_tensor(name: str, value: float | Sequence[float] | Tensor, count: int) -> Tensor:
-    """One number, or [T], as fp32 [T] on the CPU."""
-    values = _finite(name, torch.as_tensor(value, dtype=torch.float64))
-    if values.dim() == 0:
-        return values.repeat(count)
-    if values.shape != (count,):
+def _column(name: str, given: Any, count: int, device: torch.device) -> Tensor:
+    """One number, or [T], as [T, 1]."""
+    if isinstance(given, (int, float)) and abs(given) < 3e38:
+        # The usual case: a fill, where a tensor would have to be copied.
+        return torch.full((count, 1), float(given), device=device, dtype=torch.float32)
+    values = _values(name, given, device)
+    if values.shape not in ((), (count,)):
         raise ValueError(f"{name} has shape {tuple(values.shape)}: give a number or {count}")
-    return values
+    return values.expand(count).unsqueeze(1)
 
 
-def coefficient_table(
-    coeffs: Sequence[float] | Sequence[Sequence[float]] | Tensor, tensors: int, seeds: int
-) -> Tensor:
-    """[K] or [T, K] as fp32 [T, K] on the CPU, contiguous."""
-    table = _finite("coeffs", torch.as_tensor(coeffs, dtype=torch.float64))
-    if table.shape == (seeds,):
-        return table.repeat(tensors, 1)
-    if table.shape != (tensors, seeds):
+def _table(given: Any, tensors: int, seeds: int, device: torch.device) -> Tensor:
+    """[K] or [T, K] as [T, K]."""
+    values = _values("coeffs", given, device)
+    if values.shape not in ((seeds,), (tensors, seeds)):
         raise ValueError(
-            f"coeffs has shape {tuple(table.shape)} for {seeds} seeds and {tensors} tensors: "
+            f"coeffs has shape {tuple(values.shape)} for {seeds} seeds and {tensors} tensors: "
             f"give [{seeds}] or [{tensors}, {seeds}]"
         )
-    return table.contiguous()
+    return values.expand(tensors, seeds)
+
+
+def common_device(tensors: Sequence[Tensor]) -> torch.device:
+    """The device of all, where there is one; else the CPU."""
+    devices = {t.device for t in tensors}
+    return devices.pop() if len(devices) == 1 else torch.device("cpu")
+
+
+def check_extent(tensors: list[Tensor], offsets: list[int]) -> None:
+    """Refuses offsets whose last element's index does not fit."""
+    for i, (tensor, offset) in enumerate(zip(tensors, offsets)):
+        if offset + tensor.numel() > LAST:
+            raise ValueError(
+                f"offsets[{i}]={offset} reaches past element {LAST}: use a smaller one"
+            )

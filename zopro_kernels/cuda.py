@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .passes import Dots, Pass
 from .reference_law import DOT_NN_SCALE, LAW
-from .table import describe, scalars
+from .table import NUMEL, describe, scalars
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 CHUNK_TILES = 1  # a warp takes a tile of 4,096 elements
@@ -58,7 +58,7 @@ def add_noise_(p: Pass) -> None:
 
 
 def noise_dots(d: Dots) -> Tensor:
-    """int64 [T, 2] on the CPU: v.n in units of 2^-40 and n.n in units of 2^-24."""
+    """int64 [T, 2] on the device: v.n in units of 2^-40 and n.n in units of 2^-24."""
     device, count = d.vectors[0].device, len(d.vectors)
     gaussian = d.distribution == "gaussian"
     with torch.cuda.device(device):
@@ -69,7 +69,6 @@ def noise_dots(d: Dots) -> Tensor:
             device.index, table.rows.data_ptr(), integers.data_ptr(), sums.data_ptr(),
             table.chunks, count, gaussian, torch.cuda.current_stream(device).cuda_stream,
         )  # fmt: skip
-    out = sums.cpu()
-    if not gaussian:  # n.n of signs counts the elements
-        out[:, 1] = torch.tensor([v.numel() for v in d.vectors]) * int(DOT_NN_SCALE)
-    return out
+        if not gaussian:  # n.n of signs counts the elements, which the table knows
+            sums[:, 1] = table.rows[:, NUMEL] * int(DOT_NN_SCALE)
+    return sums

@@ -1,4 +1,4 @@
-"""The public operations: arguments are validated here, once, and handed to one backend."""
+"""The pass over the weights: arguments are validated here, once, and handed to one backend."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 from .arguments import (
     DTYPES,
     check_distribution,
+    check_extent,
     check_tensors,
-    coefficient_table,
+    coefficients,
+    common_device,
     integers,
-    per_tensor,
+    numbers,
 )
 from .dispatch import choose
-from .passes import Dots, Pass
+from .passes import Pass
 from .runs import contiguous_runs
-
-LAST = 2**63 - 4096  # a tile more must still be counted in 64 bits with a sign
 
 
 def noise(
@@ -57,20 +57,20 @@ def noise(
 
 def add_noise_(
     tensors: Sequence[Tensor],
-    seeds: Sequence[int],
+    seeds: Sequence[int] | Tensor,
     coeffs: Sequence[float] | Sequence[Sequence[float]] | Tensor,
     *,
-    decay: float | Sequence[float] = 1.0,
+    decay: float | Sequence[float] | Tensor = 1.0,
     distribution: str = "rademacher",
     params: Sequence[int] | None = None,
-    streams: Sequence[int] | None = None,
+    streams: Sequence[int] | Tensor | None = None,
     offsets: Sequence[int] | None = None,
     rounding: str = "nearest",
     rounding_seed: int | None = None,
     prev: Sequence[Tensor] | None = None,
-    prev_coeffs: float | Sequence[float] = 0.0,
+    prev_coeffs: float | Sequence[float] | Tensor = 0.0,
     v: Sequence[Tensor] | None = None,
-    v_coeffs: float | Sequence[float] = 0.0,
+    v_coeffs: float | Sequence[float] | Tensor = 0.0,
     backend: str | None = None,
 ) -> None:
     """In place: theta <- decay theta + sum_k coeffs[k] n(seeds[k], streams[k])
@@ -85,89 +85,52 @@ def add_noise_(
     offsets: the global index of its first element (default 0), for shards; streams: [K] (default
     0). Element i of a tensor is its i-th in row-major order of its shape, whatever its strides.
     prev, v: fp32 tensors of the shapes of `tensors`, read only.
+    Device memory: seeds and streams may be int64 tensors [K] (a uint64 by its bits, of a stream the
+    low 32), the coefficients floating-point tensors. On the device of `tensors` they are used from
+    there and the host never waits for them, so their values cannot be checked: a pass with a
+    coefficient that is not finite in fp32 writes nothing, for any tensor. A tensor that its
+    coefficients leave as it is (decay 1, all others 0) is not written: its bits stay.
     rounding: "nearest", or "stochastic" (up with probability of the dropped part; random bits from
     the law under `rounding_seed`, default seeds[0]; fp32 is stored as it is).
 
     Raises ValueError or TypeError, before anything is written, for arguments out of range, of the
-    wrong count, shape, dtype or device, or not finite.
+    wrong count, shape, dtype or device, or (numbers of the host) not finite.
     """
     tensors = check_tensors("tensors", tensors)
     check_distribution(distribution)
     if rounding not in ("nearest", "stochastic"):
         raise ValueError(f"rounding={rounding!r} is not known: use 'nearest' or 'stochastic'")
     count = len(tensors)
-    seeds = integers("seeds", seeds, None, 2**64)
+    seeds = numbers("seeds", seeds, None, 2**64)
+    given = coefficients(
+        common_device(tensors), count, len(seeds), coeffs, decay, prev_coeffs, v_coeffs
+    )
     p = Pass(
         tensors=tensors,
         params=integers("params", range(count) if params is None else params, count, 2**32),
         offsets=integers("offsets", [0] * count if offsets is None else offsets, count, 2**63),
         distribution=distribution,
         seeds=seeds,
-        streams=integers(
+        streams=numbers(
             "streams", [0] * len(seeds) if streams is None else streams, len(seeds), 2**32
         ),
-        coeffs=coefficient_table(coeffs, count, len(seeds)),
-        decay=per_tensor("decay", decay, count),
+        coeffs=given.coeffs,
+        decay=given.decay,
         prev=_like("prev", prev, tensors),
-        prev_coeffs=per_tensor("prev_coeffs", prev_coeffs, count),
+        prev_coeffs=given.prev,
         v=_like("v", v, tensors),
-        v_coeffs=per_tensor("v_coeffs", v_coeffs, count),
+        v_coeffs=given.v,
         stochastic=rounding == "stochastic",
         rounding_seed=_rounding_seed(rounding, rounding_seed, seeds),
+        live=given.live,
     )
-    _check_extent(p.tensors, p.offsets)
+    check_extent(p.tensors, p.offsets)
     serving = {t.device: choose(t.device, backend) for t in tensors}  # all, or none is written
     with torch.no_grad():
         for part in contiguous_runs(p):
             serving[part.tensors[0].device].add_noise_(part)
     # The kernels write through addresses: autograd has to be told, as by any in-place operation.
     torch.autograd.graph.increment_version(tensors)
-
-
-def noise_dots(
-    vectors: Sequence[Tensor],
-    seed: int,
-    *,
-    stream: int = 0,
-    params: Sequence[int] | None = None,
-    offsets: Sequence[int] | None = None,
-    distribution: str = "rademacher",
-    backend: str | None = None,
-) -> Tensor:
-    """v.n and n.n of each fp32 tensor v of `vectors` under one seed: fp64 [T, 2] on the CPU.
-
-    The products, rounded to fp32, are summed as integers (units of 2^-40 and 2^-24), so the result
-    does not depend on backend, launch or order, and the results of shards add up exactly as long
-    as |v.n| < 2^13. Scale v to norm 1: |v.n| beyond 2^23 overflows.
-
-    The projection of the targeted direction (ZOPrO, arXiv 2503.03460) follows from these two:
-    p = n - (v.n) v and ||p||^2 = ||n||^2 - (v.n)^2 for ||v|| = 1.
-    Raises ValueError or TypeError as `add_noise_` does.
-    """
-    vectors = check_tensors("vectors", vectors, (torch.float32,))
-    check_distribution(distribution)
-    count = len(vectors)
-    d = Dots(
-        vectors=[v.detach().contiguous().view(-1) for v in vectors],
-        params=integers("params", range(count) if params is None else params, count, 2**32),
-        offsets=integers("offsets", [0] * count if offsets is None else offsets, count, 2**63),
-        distribution=distribution,
-        seed=integers("seed", [seed], 1, 2**64)[0],
-        stream=integers("stream", [stream], 1, 2**32)[0],
-    )
-    _check_extent(d.vectors, d.offsets)
-    out = torch.zeros(count, 2, dtype=torch.int64)
-    by_device: dict[torch.device, list[int]] = {}
-    for t, vector in enumerate(d.vectors):
-        if vector.numel():
-            by_device.setdefault(vector.device, []).append(t)
-    for device, chosen in by_device.items():
-        part = Dots(
-            [d.vectors[t] for t in chosen], [d.params[t] for t in chosen],
-            [d.offsets[t] for t in chosen], distribution, d.seed, d.stream,
-        )  # fmt: skip
-        out[chosen] = choose(device, backend).noise_dots(part)
-    return out.double() * torch.tensor([2.0**-40, 2.0**-24], dtype=torch.float64)
 
 
 def _like(name: str, given: Sequence[Tensor] | None, tensors: list[Tensor]) -> list[Tensor] | None:
@@ -185,17 +148,9 @@ def _like(name: str, given: Sequence[Tensor] | None, tensors: list[Tensor]) -> l
     return given
 
 
-def _rounding_seed(rounding: str, asked: int | None, seeds: list[int]) -> int:
+def _rounding_seed(rounding: str, asked: int | None, seeds: list[int] | Tensor) -> int | Tensor:
     if asked is not None:
         return integers("rounding_seed", [asked], 1, 2**64)[0]
-    if rounding == "stochastic" and not seeds:
+    if rounding == "stochastic" and not len(seeds):
         raise ValueError("rounding='stochastic' without seeds needs rounding_seed=")
-    return seeds[0] if seeds else 0
-
-
-def _check_extent(tensors: list[Tensor], offsets: list[int]) -> None:
-    for i, (tensor, offset) in enumerate(zip(tensors, offsets)):
-        if offset + tensor.numel() > LAST:
-            raise ValueError(
-                f"offsets[{i}]={offset} reaches past element {LAST}: use a smaller one"
-            )
+    return seeds[0] if len(seeds) else 0

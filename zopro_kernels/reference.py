@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import reference_law as law
-from .passes import Dots, Pass
+from .passes import Dots, Pass, on_device
 
 CHUNK = 1 << 18  # elements at a time: bounds the oracle's memory, cannot change a bit
 
@@ -31,18 +31,22 @@ def _chunks(numel: int, offset: int, device: torch.device) -> Iterator[tuple[sli
 
 def add_noise_(p: Pass) -> None:
     """Performs the pass in place. Products and sums are separate fp32 operations."""
+    p = on_device(p)
     for t, theta in enumerate(p.tensors):
         for part, index in _chunks(theta.numel(), p.offsets[t], theta.device):
             # 0-dim fp32 tensors: a Python float would multiply in double precision.
-            acc = theta[part].float() * p.decay[t].to(theta.device)
+            acc = theta[part].float() * p.decay[t]
             for k, (seed, stream) in enumerate(zip(p.seeds, p.streams)):
                 n = law.noise(index, p.distribution, seed, p.params[t], stream)
-                acc = acc + p.coeffs[t, k].to(theta.device) * n
+                acc = acc + p.coeffs[t, k] * n
             if p.prev is not None:
-                acc = acc + p.prev_coeffs[t].to(theta.device) * p.prev[t][part]
+                acc = acc + p.prev_coeffs[t] * p.prev[t][part]
             if p.v is not None:
-                acc = acc + p.v_coeffs[t].to(theta.device) * p.v[t][part]
-            theta[part] = _store(acc, theta.dtype, p, index, p.params[t])
+                acc = acc + p.v_coeffs[t] * p.v[t][part]
+            stored = _store(acc, theta.dtype, p, index, p.params[t])
+            if p.live is not None:
+                stored = torch.where(p.live[t], stored, theta[part])
+            theta[part] = stored
 
 
 def _store(acc: Tensor, dtype: torch.dtype, p: Pass, index: Tensor, param: int) -> Tensor:
@@ -52,11 +56,11 @@ def _store(acc: Tensor, dtype: torch.dtype, p: Pass, index: Tensor, param: int) 
 
 
 def noise_dots(d: Dots) -> Tensor:
-    """int64 [T, 2]: v.n in units of 2^-40 and n.n in units of 2^-24."""
-    out = torch.zeros(len(d.vectors), 2, dtype=torch.int64)
+    """int64 [T, 2] beside the vectors: v.n in units of 2^-40 and n.n in units of 2^-24."""
+    out = torch.zeros(len(d.vectors), 2, dtype=torch.int64, device=d.vectors[0].device)
     for t, v in enumerate(d.vectors):
         for part, index in _chunks(v.numel(), d.offsets[t], v.device):
             n = law.noise(index, d.distribution, d.seed, d.params[t], d.stream)
-            out[t, 0] += (v[part] * n * law.DOT_VN_SCALE).to(torch.int64).sum().cpu()
-            out[t, 1] += (n * n * law.DOT_NN_SCALE).to(torch.int64).sum().cpu()
+            out[t, 0] += (v[part] * n * law.DOT_VN_SCALE).to(torch.int64).sum()
+            out[t, 1] += (n * n * law.DOT_NN_SCALE).to(torch.int64).sum()
     return out

@@ -22,7 +22,9 @@ DOMAINS = {"rademacher": 0, "gaussian": 1, "rounding": 2}
 _MASK = 0xFFFFFFFF
 
 
-def philox4x32_10(counter: list[Tensor | int], key: tuple[int, int]) -> list[Tensor]:
+def philox4x32_10(
+    counter: list[Tensor | int], key: tuple[Tensor | int, Tensor | int]
+) -> list[Tensor]:
     """Ten rounds of Philox on four int64 tensors (or ints) that hold uint32 values.
 
     Returns four int64 tensors of the counter's common shape, each in [0, 2^32).
@@ -38,12 +40,14 @@ def philox4x32_10(counter: list[Tensor | int], key: tuple[int, int]) -> list[Ten
     return [c0, c1, c2, c3]
 
 
-def random_words(block: Tensor, domain: str, seed: int, param: int, stream: int) -> Tensor:
-    """Philox words of the int64 tensor `block` [n]: int64 [n, 4]."""
+def random_words(
+    block: Tensor, domain: str, seed: int | Tensor, param: int, stream: int | Tensor
+) -> Tensor:
+    """Philox words of the int64 tensor `block` [n]: int64 [n, 4]. 0-dim tensors are int64."""
     low, high = block & _MASK, (block >> 32) | (DOMAINS[domain] << 29)
     words = philox4x32_10(
-        [low, high, torch.full_like(low, param), torch.full_like(low, stream)],
-        (seed & _MASK, seed >> 32),
+        [low, high, torch.full_like(low, param), torch.zeros_like(low) + (stream & _MASK)],
+        (seed & _MASK, (seed >> 32) & _MASK),
     )
     return torch.stack(words, dim=-1)
 
@@ -55,7 +59,7 @@ def gaussian_table(device: torch.device) -> Tensor:
     return torch.cat([-upper.flip(0), upper]).float().to(device)
 
 
-def _signs(index: Tensor, seed: int, param: int, stream: int) -> Tensor:
+def _signs(index: Tensor, seed: int | Tensor, param: int, stream: int | Tensor) -> Tensor:
     # Elements of one tile row share calls: compute each distinct block once.
     block = (index >> 12) * 32 + ((index >> 3) & 31)
     distinct, place = torch.unique(block, return_inverse=True)
@@ -72,7 +76,7 @@ def _eight_at_a_time(index: Tensor) -> tuple[Tensor, Tensor]:
     return torch.arange(first, last + 1, device=index.device), index - first * 8
 
 
-def _gaussians(index: Tensor, seed: int, param: int, stream: int) -> Tensor:
+def _gaussians(index: Tensor, seed: int | Tensor, param: int, stream: int | Tensor) -> Tensor:
     blocks, place = _eight_at_a_time(index)
     words = random_words(blocks, "gaussian", seed, param, stream)
     halves = torch.stack([words >> 2, words >> 18], dim=-1).flatten(1) & 2047
@@ -83,13 +87,15 @@ def _gaussians(index: Tensor, seed: int, param: int, stream: int) -> Tensor:
     return t.reshape(-1)[place]
 
 
-def noise(index: Tensor, distribution: str, seed: int, param: int, stream: int) -> Tensor:
+def noise(
+    index: Tensor, distribution: str, seed: int | Tensor, param: int, stream: int | Tensor
+) -> Tensor:
     """n at the consecutive elements `index` (int64 [n], n >= 1): fp32 [n]."""
     draw = {"rademacher": _signs, "gaussian": _gaussians}[distribution]
     return draw(index, seed, param, stream)
 
 
-def rounding_bits(index: Tensor, seed: int, param: int) -> Tensor:
+def rounding_bits(index: Tensor, seed: int | Tensor, param: int) -> Tensor:
     """The law's 16 random bits for the store of the consecutive elements `index`: int64 [n]."""
     blocks, place = _eight_at_a_time(index)
     words = random_words(blocks, "rounding", seed, param, 0)

@@ -1,7 +1,8 @@
 """Splits a pass over any tensors into passes over flat, contiguous runs of one dtype and device.
 
-A contiguous tensor is one run, and all of them of a dtype and device go in one launch. Others are
-copied piece by piece through a small buffer, so a pass never needs more than SCRATCH elements.
+A contiguous tensor is one run, and all of them of a dtype and device go in one launch. Others, and
+those whose prev or v is not contiguous, are cut: what is contiguous in all three is used in place,
+the rest is copied piece by piece. Copies and descriptors never take more than 1 MiB.
 """
 
 from __future__ import annotations
@@ -11,79 +12,75 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from .passes import Pass
+from .passes import Pass, part_of
 
-SCRATCH = 1 << 16  # elements: 256 KiB of fp32
+# Elements of a copied piece: 128 KiB of fp32, for each of theta, prev and v, and twice that while
+# the next piece is copied.
+SCRATCH = 1 << 15
+RUN = 1 << 12  # shorter contiguous rows are copied as well: 64 bytes of descriptor cost more
+PIECES = 1 << 11  # cut runs in one launch: 128 KiB of descriptors
+
+Piece = tuple[int, int, list[Tensor]]  # number of the tensor, first element, [theta, prev, v]
 
 
 def contiguous_runs(p: Pass) -> Iterator[Pass]:
     """The passes that together perform `p`; scattered pieces are written back between them."""
-    if _is_one_run(p.tensors):  # the usual case: hundreds of adapters, none to be cut
+    given = [part for part in (p.tensors, p.prev, p.v) if part is not None]
+    if _is_one_run(given):  # the usual case: hundreds of adapters, none to be cut
         yield replace(p, tensors=_flat(p.tensors), prev=_flat(p.prev), v=_flat(p.v))
         return
-    groups: dict[tuple, list[tuple[int, int, Tensor]]] = {}
-    scattered: list[tuple[int, int, Tensor]] = []
-    for t, tensor in enumerate(p.tensors):
-        for start, piece in _pieces(tensor.detach()):
-            if piece.is_contiguous():
-                key = (piece.dtype, piece.device)
-                groups.setdefault(key, []).append((t, start, piece.view(-1)))
-            else:
-                scattered.append((t, start, piece))
-    for group in groups.values():
+    groups: dict[tuple, list[Piece]] = {}
+    for t in range(len(p.tensors)):
+        for start, piece in _pieces([part[t].detach() for part in given]):
+            if not all(x.is_contiguous() for x in piece):
+                yield from _copied(p, (t, start, piece))
+                continue
+            group = groups.setdefault((piece[0].dtype, piece[0].device), [])
+            group.append((t, start, piece))
+            if len(group) >= PIECES:
+                yield _part(p, group)
+                group.clear()
+    for group in filter(None, groups.values()):
         yield _part(p, group)
-    for t, start, piece in scattered:
-        buffer = piece.contiguous()
-        yield _part(p, [(t, start, buffer.view(-1))])
-        piece.copy_(buffer)
 
 
-def _is_one_run(tensors: list[Tensor]) -> bool:
-    kinds = {(t.dtype, t.device) for t in tensors}
-    return len(kinds) == 1 and all(t.is_contiguous() and t.numel() for t in tensors)
+def _is_one_run(given: list[list[Tensor]]) -> bool:
+    kinds = {(t.dtype, t.device) for t in given[0]}
+    return len(kinds) == 1 and all(x.is_contiguous() and x.numel() for part in given for x in part)
 
 
 def _flat(tensors: list[Tensor] | None) -> list[Tensor] | None:
-    return None if tensors is None else [t.detach().reshape(-1) for t in tensors]
+    return None if tensors is None else [t.detach().view(-1) for t in tensors]
 
 
-def _pieces(tensor: Tensor, start: int = 0) -> Iterator[tuple[int, Tensor]]:
-    """(index of the first element, sub-tensor), in row-major order; empty tensors give none."""
-    if tensor.numel() == 0:
+def _pieces(whole: list[Tensor], start: int = 0) -> Iterator[tuple[int, list[Tensor]]]:
+    """(index of the first element, sub-tensors), in row-major order; empty tensors give none."""
+    shape, numel = whole[0].shape, whole[0].numel()
+    if numel == 0:
         return
-    if tensor.is_contiguous() or (tensor.numel() <= SCRATCH):
-        yield start, tensor
+    if all(x.is_contiguous() for x in whole) or numel <= SCRATCH:
+        yield start, whole
         return
-    inner = tensor.numel() // tensor.shape[0]
-    rows = 1 if tensor[0].is_contiguous() else max(1, SCRATCH // inner)
-    for row in range(0, tensor.shape[0], rows):
-        piece = tensor[row : row + rows]
+    inner = numel // shape[0]
+    as_they_are = inner >= RUN and all(x[0].is_contiguous() for x in whole)
+    rows = 1 if as_they_are else max(1, SCRATCH // inner)
+    for row in range(0, shape[0], rows):
         if rows == 1:
-            yield from _pieces(piece[0], start + row * inner)
+            yield from _pieces([x[row] for x in whole], start + row * inner)
         else:
-            yield start + row * inner, piece
+            yield start + row * inner, [x[row : row + rows] for x in whole]
 
 
-def _part(p: Pass, group: list[tuple[int, int, Tensor]]) -> Pass:
-    chosen = [t for t, _, _ in group]
+def _copied(p: Pass, piece: Piece) -> Iterator[Pass]:
+    t, start, parts = piece
+    buffers = [x.contiguous() for x in parts]
+    yield _part(p, [(t, start, buffers)])
+    if buffers[0] is not parts[0]:
+        parts[0].copy_(buffers[0])
 
-    def along(tensors: list[Tensor] | None) -> list[Tensor] | None:
-        if tensors is None:
-            return None
-        return [
-            tensors[t].detach().reshape(-1)[start : start + flat.numel()]
-            for t, start, flat in group
-        ]
 
-    return replace(
-        p,
-        tensors=[flat for _, _, flat in group],
-        params=[p.params[t] for t in chosen],
-        offsets=[p.offsets[t] + start for t, start, _ in group],
-        coeffs=p.coeffs[chosen].contiguous(),
-        decay=p.decay[chosen],
-        prev=along(p.prev),
-        prev_coeffs=p.prev_coeffs[chosen],
-        v=along(p.v),
-        v_coeffs=p.v_coeffs[chosen],
-    )
+def _part(p: Pass, group: list[Piece]) -> Pass:
+    rows, starts = [t for t, _, _ in group], [start for _, start, _ in group]
+    tensors, *companions = ([x.view(-1) for x in part] for part in zip(*(x for _, _, x in group)))
+    names = [name for name in ("prev", "v") if getattr(p, name) is not None]
+    return part_of(p, tensors, rows, starts, **dict(zip(names, companions)))

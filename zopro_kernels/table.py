@@ -8,8 +8,9 @@ Descriptors are int64 [T, 8]:
 A chunk is a run of whole tiles of 4,096 in the global index space; an unaligned tensor's first and
 last chunk stick out of it.
 
-Scalars change with every pass and travel as one buffer: int64 [1 + 2 K] (rounding seed, seeds,
-streams; the bits of a uint64 as int64), then fp32 [T, 3 + K] (decay, prev_coeff, v_coeff, coeffs).
+Scalars change with every pass: int64 [1 + 2 K] (rounding seed, seeds, streams; the bits of a uint64
+as int64) and fp32 [T, 4 + K] (decay, prev_coeff, v_coeff, live, coeffs; where live is 0 the
+kernels write nothing). What is on the device already is used from there, the host never reads it.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ import torch
 from torch import Tensor
 
 from .passes import Dots, Pass
+from .transfer import moved
 
 TILE = 4096
-COLUMNS = 8
+COLUMNS, NUMEL = 8, 3
 _REMEMBERED = 64  # tables of parameter sets kept on their devices
 
 
@@ -62,7 +64,7 @@ def describe(p: Pass | Dots, chunk_tiles: int) -> Table:
         if numel:
             tiles = (offset + numel - 1) // TILE - offset // TILE + 1
             chunks += -(-tiles // chunk_tiles)
-    table = Table(torch.tensor(rows, dtype=torch.int64).to(device), chunks)
+    table = Table(moved(torch.tensor(rows, dtype=torch.int64), device), chunks)
     _tables[key] = table
     if len(_tables) > _REMEMBERED:
         _tables.popitem(last=False)
@@ -73,28 +75,35 @@ def _as_int64(value: int) -> int:
     return value - 2**64 if value >= 2**63 else value
 
 
+def _integers(parts: list[list[int] | Tensor], device: torch.device) -> Tensor:
+    """The parts one after another, int64 on `device`; neighbours on the host go in one copy."""
+    out: list[Tensor] = []
+    waiting: list[int] = []
+    for part in [*parts, None]:
+        if isinstance(part, list):
+            waiting += [_as_int64(value) for value in part]
+            continue
+        if waiting:
+            out.append(moved(torch.tensor(waiting, dtype=torch.int64), device))
+            waiting = []
+        if part is not None:
+            out.append(moved(part.view(-1), device))
+    return out[0] if len(out) == 1 else torch.cat(out)
+
+
 def scalars(p: Pass | Dots) -> tuple[Tensor, Tensor]:
-    """(int64 [1 + 2 K], fp32 [T, 3 + K]) on the device, from one copy; Dots have no floats."""
+    """(int64 [1 + 2 K], fp32 [T, 4 + K]), contiguous, on the device; Dots have no floats."""
     if isinstance(p, Dots):
-        tensors, seeds, streams, rounding_seed = p.vectors, [p.seed], [p.stream], 0
-    else:
-        tensors, seeds, streams, rounding_seed = p.tensors, p.seeds, p.streams, p.rounding_seed
-    device, integers = tensors[0].device, [rounding_seed, *seeds, *streams]
-    width = 3 + len(seeds)
-    floats = 0 if isinstance(p, Dots) else len(tensors) * width
-    # Pinned, so that the copy waits for nothing; the allocator keeps it until the copy is done.
-    host = torch.empty(
-        len(integers) + (floats + 1) // 2, dtype=torch.int64, pin_memory=device.type == "cuda"
-    )
-    host[: len(integers)] = torch.tensor([_as_int64(i) for i in integers], dtype=torch.int64)
-    if floats:
-        table = host[len(integers) :].view(torch.float32)[:floats].view(len(tensors), width)
-        table[:, 0] = p.decay
-        table[:, 1] = p.prev_coeffs if p.prev is not None else 0.0
-        table[:, 2] = p.v_coeffs if p.v is not None else 0.0
-        table[:, 3:] = p.coeffs
-    there = host.to(device, non_blocking=True)
-    return (
-        there[: len(integers)],
-        there[len(integers) :].view(torch.float32)[:floats].view(-1, width),
-    )
+        device = p.vectors[0].device
+        return _integers([[0, p.seed, p.stream]], device), torch.empty(0, device=device)
+    device, seed = p.tensors[0].device, p.rounding_seed
+    integers = _integers([seed if isinstance(seed, Tensor) else [seed], p.seeds, p.streams], device)
+    absent, everywhere = torch.zeros_like(p.decay), torch.ones_like(p.decay)
+    columns = [
+        p.decay.unsqueeze(1),
+        (absent if p.prev_coeffs is None else p.prev_coeffs).unsqueeze(1),
+        (absent if p.v_coeffs is None else p.v_coeffs).unsqueeze(1),
+        (everywhere if p.live is None else p.live.to(p.decay.dtype)).unsqueeze(1),
+        p.coeffs,
+    ]
+    return integers, moved(torch.cat(columns, dim=1), device)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .passes import Dots, Pass
 from .reference_law import DOT_NN_SCALE, gaussian_table
-from .table import TILE, describe, scalars
+from .table import NUMEL, TILE, describe, scalars
 
 NUM_WARPS = 4
 TILES = 4  # tiles of 4,096 elements a program: with 4 warps, one Philox call a thread for signs
@@ -101,7 +101,7 @@ def add_noise_(p: Pass) -> None:
 
 
 def noise_dots(d: Dots) -> Tensor:
-    """int64 [T, 2] on the CPU: v.n in units of 2^-40 and n.n in units of 2^-24."""
+    """int64 [T, 2] on the device: v.n in units of 2^-40 and n.n in units of 2^-24."""
     from . import triton_dots
 
     device, count = d.vectors[0].device, len(d.vectors)
@@ -118,7 +118,6 @@ def noise_dots(d: Dots) -> Tensor:
             triton_dots.dot_gaussians[grid](
                 table.rows, integers, gaussian_table(device), sums, count, GROUPS=groups, **options
             )
-    out = sums.cpu()
-    if d.distribution == "rademacher":
-        out[:, 1] = torch.tensor([v.numel() for v in d.vectors]) * int(DOT_NN_SCALE)
-    return out
+        if d.distribution == "rademacher":  # the number of elements, which the table knows
+            sums[:, 1] = table.rows[:, NUMEL] * int(DOT_NN_SCALE)
+    return sums

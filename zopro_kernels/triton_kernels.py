@@ -9,7 +9,7 @@ a thread.
 Arguments of all kernels; the arrays (table.py has their layout) lie in device memory:
 table     int64 [T, 8]      one descriptor a tensor
 integers  int64 [1 + 2 K]   rounding seed, seeds, streams
-floats    fp32 [T, 3 + K]   decay, prev_coeff, v_coeff, coeffs
+floats    fp32 [T, 4 + K]   decay, prev_coeff, v_coeff, live (0: nothing is written), coeffs
 normals   fp32 [2048]       the law's Gaussian table
 count, seeds                T and K
 """
@@ -148,12 +148,12 @@ def _sign_chunk(
             x = _read(tensor, 0, start, at + (first + r) * 256, DTYPE, MASKED)
             acc = acc + (decay * x,)
         if SINGLE:
-            acc = _add_signs(acc, tl.load(scale + 3), words, first)
+            acc = _add_signs(acc, tl.load(scale + 4), words, first)
         else:
             k = seeds * 0
             while k < seeds:
                 words = _words(integers, seeds, k, block, tensor[4], RADEMACHER)
-                acc = _add_signs(acc, tl.load(scale + 3 + k), words, first)
+                acc = _add_signs(acc, tl.load(scale + 4 + k), words, first)
                 k += 1
         for r in tl.static_range(ROWS):
             _finish(
@@ -179,7 +179,7 @@ def _gaussian_chunk(
         k = seeds * 0
         while k < seeds:
             words = _words(integers, seeds, k, block, tensor[4], GAUSSIAN)
-            acc += tl.load(scale + 3 + k) * gaussian8(words, normals)
+            acc += tl.load(scale + 4 + k) * gaussian8(words, normals)
             k += 1
         _finish(
             acc, tensor, scale, start, at, block, rounding_seed, DTYPE, STOCHASTIC, HAS_PREV,
@@ -197,11 +197,12 @@ def add_signs(
 ):  # fmt: skip
     """The pass with signs; a program a chunk. SINGLE: K is 1. Writes the tensors of `table`."""
     t, tensor, tile, start, inside = _locate(table, count, tl.program_id(0), TILES)
-    scale = floats + t * (3 + seeds)
-    if inside:
+    scale = floats + t * (4 + seeds)
+    live = tl.load(scale + 3) != 0.0
+    if live & inside:
         _sign_chunk(tensor, scale, integers, seeds, tile, start, TILES, SINGLE, DTYPE, STOCHASTIC,
                     HAS_PREV, HAS_V, False)  # fmt: skip
-    else:
+    elif live:
         _sign_chunk(tensor, scale, integers, seeds, tile, start, TILES, SINGLE, DTYPE, STOCHASTIC,
                     HAS_PREV, HAS_V, True)  # fmt: skip
 
@@ -213,10 +214,11 @@ def add_gaussians(
 ):  # fmt: skip
     """The pass with Gaussians; a program a chunk. Writes the tensors of `table`."""
     t, tensor, tile, start, inside = _locate(table, count, tl.program_id(0), TILES)
-    scale = floats + t * (3 + seeds)
-    if inside:
+    scale = floats + t * (4 + seeds)
+    live = tl.load(scale + 3) != 0.0
+    if live & inside:
         _gaussian_chunk(tensor, scale, integers, seeds, normals, tile, start, TILES, GROUPS, DTYPE,
                         STOCHASTIC, HAS_PREV, HAS_V, False)  # fmt: skip
-    else:
+    elif live:
         _gaussian_chunk(tensor, scale, integers, seeds, normals, tile, start, TILES, GROUPS, DTYPE,
                         STOCHASTIC, HAS_PREV, HAS_V, True)  # fmt: skip

@@ -120,6 +120,7 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS) add_noise_kernel(const 
         const Chunk chunk = locate(args, c, t);
         t = chunk.t;
         const Tile<F> tile = tile_of<F>(args, chunk, lane);
+        if (tile.s.live == 0.0f) continue;
         if (chunk.whole())
             whole_tile<F>(args, tile, normals);
         else

@@ -14,7 +14,8 @@ enum class Dtype : int { fp32 = 0, bf16 = 1, fp16 = 2 };
 struct Arguments {
     const int64_t* table;     // [T, 8] descriptors
     const int64_t* integers;  // [1 + 2 K] rounding seed, seeds, streams
-    const float* floats;      // [T, 3 + K] decay, prev_coeff, v_coeff, coeffs; add_noise alone
+    const float* floats;      // [T, 4 + K] decay, prev_coeff, v_coeff, live (0: nothing of the
+                              // tensor is written), coeffs; add_noise alone
     int64_t* sums;            // [T, 2] added to: v.n in 2^-40, n.n in 2^-24; noise_dots alone
     int64_t chunks;           // of all tensors
     int32_t count;            // T

@@ -25,7 +25,7 @@ struct Form {
 };
 
 struct Scalars {
-    float decay, prev, v;
+    float decay, prev, v, live;
     const float* coeffs;  // [K]
 };
 
@@ -41,12 +41,12 @@ struct Tile {
 
 template <class F>
 __device__ __forceinline__ Tile<F> tile_of(const Arguments& args, const Chunk& chunk, int lane) {
-    const float* s = args.floats + int64_t(chunk.t) * (3 + args.seeds);
+    const float* s = args.floats + int64_t(chunk.t) * (4 + args.seeds);
     Tile<F> tile;
     tile.theta = chunk.address<typename F::T>(0);
     tile.prev = args.has_prev ? chunk.address<const float>(1) : nullptr;
     tile.v = args.has_v ? chunk.address<const float>(2) : nullptr;
-    tile.s = Scalars{s[0], s[1], s[2], s + 3};
+    tile.s = Scalars{s[0], s[1], s[2], s[3], s + 4};
     tile.number = chunk.tile;
     tile.first = Stream{0, chunk.param(), 0};
     if (args.seeds) tile.first = noise_stream(args, 0, chunk.param());

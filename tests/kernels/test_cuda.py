@@ -5,6 +5,7 @@ import torch
 from kernels.bits import assert_same_bits
 from kernels.cases import DTYPES, make_dots, make_pass, misaligned
 
+import zopro_kernels as zk
 from zopro_kernels import cuda, reference
 from zopro_kernels.passes import Pass
 
@@ -98,3 +99,28 @@ def test_another_stream_and_a_second_call():
         reference.add_noise_(oracle)
     for t, (a, b) in enumerate(zip(ours.tensors, oracle.tensors)):
         assert_same_bits(a, b, f"tensor {t}")
+
+
+@pytest.mark.parametrize("distribution", ("rademacher", "gaussian"))
+def test_scalars_in_device_memory_are_never_waited_for(distribution):
+    """Seeds, streams and coefficients on the device; then one that is not finite, to the bit."""
+    tensors = [torch.ones(n, device="cuda", dtype=d) for n in (5000, 3) for d in DTYPES]
+    numbers = [x.clone() for x in tensors]
+    seeds, streams = torch.tensor([-1, 7], device="cuda"), torch.tensor([0, 5], device="cuda")
+    coeffs = torch.tensor([0.25, 1e-9], device="cuda", dtype=torch.float64)
+    stop = coeffs * float("nan")
+    kw = dict(distribution=distribution, rounding="stochastic", backend="cuda")
+    zk.add_noise_(tensors, seeds, 0 * coeffs, streams=streams, **kw)  # fills tables
+    zk.noise_dots([tensors[0]], 3, distribution=distribution, backend="cuda")
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        zk.add_noise_(tensors, seeds, coeffs, streams=streams, **kw)
+        zk.add_noise_(tensors, seeds, stop, streams=streams, decay=0.5, **kw)
+        dots = zk.noise_dots([tensors[0]], 3, distribution=distribution, backend="cuda")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    zk.add_noise_(numbers, [2**64 - 1, 7], [0.25, 1e-9], streams=[0, 5], **kw)
+    for t, (a, b) in enumerate(zip(tensors, numbers)):
+        assert_same_bits(a, b, f"tensor {t}")
+    assert dots.device.type == "cuda" and torch.isfinite(dots).all()

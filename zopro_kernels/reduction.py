@@ -1,0 +1,93 @@
+"""The reduction that targeted directions need: v.n and n.n of each tensor, exact integer sums."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .arguments import check_distribution, check_extent, check_tensors, common_device, integers
+from .dispatch import choose
+from .passes import Dots
+from .transfer import moved
+
+LIMIT = 2.0**23  # of |v.n|: 64 bits with a sign hold it in units of 2^-40
+
+
+def noise_dots(
+    vectors: Sequence[Tensor],
+    seed: int,
+    *,
+    stream: int = 0,
+    params: Sequence[int] | None = None,
+    offsets: Sequence[int] | None = None,
+    distribution: str = "rademacher",
+    norms: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """v.n and n.n of each fp32 tensor v of `vectors` under one seed: fp64 [T, 2].
+
+    The result lies on the vectors' device, and the host waits for nothing; where they are on
+    several, on the CPU. The products, rounded to fp32, are summed as integers (units of 2^-40 and
+    2^-24), so the result does not depend on backend, launch or order, and the results of shards add
+    up exactly as long as |v.n| < 2^13.
+    Integers end: where ||v|| ||n|| reaches 2^23, or v is not finite, v.n is NaN. With ||v|| = 1
+    that is past 2^39 elements. `norms`, fp64 [T] on the vectors' device: the ||v||, where they are
+    known; else each v is read once more for them.
+
+    The projection of the targeted direction (ZOPrO, arXiv 2503.03460) follows from these two:
+    p = n - (v.n) v and ||p||^2 = ||n||^2 - (v.n)^2 for ||v|| = 1.
+    Raises ValueError or TypeError as `add_noise_` does.
+    """
+    vectors = check_tensors("vectors", vectors, (torch.float32,))
+    check_distribution(distribution)
+    count, home = len(vectors), common_device(vectors)
+    if norms is not None and norms.shape != (count,):
+        raise ValueError(f"norms has shape {tuple(norms.shape)}: give [{count}]")
+    d = Dots(
+        vectors=[v.detach().contiguous().view(-1) for v in vectors],
+        params=integers("params", range(count) if params is None else params, count, 2**32),
+        offsets=integers("offsets", [0] * count if offsets is None else offsets, count, 2**63),
+        distribution=distribution,
+        seed=integers("seed", [seed], 1, 2**64)[0],
+        stream=integers("stream", [stream], 1, 2**32)[0],
+    )
+    check_extent(d.vectors, d.offsets)
+    places: dict[torch.device, list[int]] = {}
+    for t, vector in enumerate(d.vectors):
+        places.setdefault(vector.device, []).append(t)
+    if norms is None:
+        norms = _lengths(d.vectors, places, home)
+    sums = [choose(on, backend).noise_dots(_chosen(d, rows)) for on, rows in places.items()]
+    out = _in_order(sums, places, home, torch.empty(0, 2, dtype=torch.int64)).double()
+    vn, nn = out[:, 0] * 2.0**-40, out[:, 1] * 2.0**-24
+    fits = moved(norms, home) * nn.sqrt() < LIMIT
+    return torch.stack([torch.where(fits, vn, torch.nan), nn], dim=1)
+
+
+def _lengths(
+    vectors: list[Tensor], places: dict[torch.device, list[int]], home: torch.device
+) -> Tensor:
+    norms = [
+        torch.stack([n.double() for n in torch._foreach_norm([vectors[t] for t in rows])])
+        for rows in places.values()
+    ]
+    return _in_order(norms, places, home, torch.empty(0, dtype=torch.float64))
+
+
+def _in_order(
+    parts: list[Tensor], places: dict[torch.device, list[int]], home: torch.device, none: Tensor
+) -> Tensor:
+    """The rows of each device's part in the order of the vectors, on `home`."""
+    if len(parts) == 1:
+        return parts[0]
+    order = torch.tensor([t for rows in places.values() for t in rows], dtype=torch.int64)
+    return torch.cat([none, *(part.to(home) for part in parts)])[order.argsort()]
+
+
+def _chosen(d: Dots, rows: list[int]) -> Dots:
+    return Dots(
+        [d.vectors[t] for t in rows], [d.params[t] for t in rows], [d.offsets[t] for t in rows],
+        d.distribution, d.seed, d.stream,
+    )  # fmt: skip
