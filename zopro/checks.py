@@ -100,6 +100,42 @@ def no_duplicates(group: dict[str, Any]) -> None:
         raise ValueError("params holds the same parameter twice: give each one once")
 
 
+def no_overlap(tensors: list[Tensor]) -> None:
+    """Refuses trainable tensors that share elements: each would be moved along two directions."""
+    spans = []  # (device, first byte, last byte + 1, place)
+    for i, p in enumerate(tensors):
+        if p.numel():
+            reach = sum((size - 1) * stride for size, stride in zip(p.shape, p.stride())) + 1
+            begin = p.data_ptr()
+            spans.append((str(p.device), begin, begin + reach * p.element_size(), i))
+    cluster: list[tuple] = []  # spans that hang together
+    for span in [*sorted(spans), ("", 0, 0, 0)]:
+        if cluster and span[0] == cluster[0][0] and span[1] < max(s[2] for s in cluster):
+            cluster.append(span)
+            continue
+        if len(cluster) > 1:
+            _no_shared_element(cluster, tensors)
+        cluster = [span]
+
+
+def _no_shared_element(cluster: list[tuple], tensors: list[Tensor]) -> None:
+    """Marks, a byte an element, what each tensor covers: columns of one matrix may interleave."""
+    _, first, _, i = cluster[0]
+    size = tensors[i].element_size()
+    owner = torch.zeros((max(s[2] for s in cluster) - first) // size + 1, dtype=torch.bool)
+    for _, begin, _, j in cluster:
+        p = tensors[j]
+        place = (begin - first) // size
+        other = p.element_size() != size or (begin - first) % size != 0
+        taken = owner if other else owner.as_strided(p.shape, p.stride(), place)
+        if other or bool(taken.any()):
+            raise ValueError(
+                f"params has trainable tensors that overlap in memory, of shapes "
+                f"{tuple(tensors[i].shape)} and {tuple(p.shape)}: give each one memory of its own"
+            )
+        taken.fill_(1)
+
+
 def backend(name: Any) -> str | None:
     if name is not None and name not in zk.backends():
         known = ", ".join(repr(b) for b in zk.backends())
@@ -107,8 +143,11 @@ def backend(name: Any) -> str | None:
     return name
 
 
-def loss_value(loss: Any) -> tuple[float, Tensor | None]:
-    """A closure's result as a float, and the tensor it came in (None for a Python number)."""
+def loss_value(loss: Any) -> tuple[Tensor, torch.dtype]:
+    """A closure's result as fp64, 0-dim, where it lies, and the dtype to answer in.
+
+    A copy, whose value nobody waits for: the closure may use its tensor again.
+    """
     if isinstance(loss, Tensor):
         if loss.numel() != 1:
             raise ValueError(
@@ -116,9 +155,10 @@ def loss_value(loss: Any) -> tuple[float, Tensor | None]:
             )
         if loss.is_complex():
             raise TypeError(f"the closure returned a {loss.dtype} tensor: return a real loss")
-        return float(loss.detach().item()), loss.detach()
+        dtype = torch.float64 if loss.dtype == torch.float64 else torch.float32
+        return loss.detach().reshape(()).to(torch.float64, copy=True), dtype
     if isinstance(loss, numbers.Real) and not isinstance(loss, bool):
-        return float(loss), None
+        return torch.tensor(float(loss), dtype=torch.float64), torch.float64
     raise TypeError(
         f"the closure returned {type(loss).__name__}: return the loss, a scalar tensor or a number"
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 import zopro_kernels as zk
+
+from .devices import common_device, moved
 
 MASK = (1 << 64) - 1
 
@@ -33,7 +36,8 @@ def derive_seed(seed: int, purpose: int, counter: int) -> int:
 
 @dataclass(eq=False)
 class Direction:
-    """z = noise[t] n(seed, stream) + prev[t] prev_t + v[t] v_t for each tensor t; fp64 [T], CPU."""
+    """z = noise[t] n(seed, stream) + prev[t] prev_t + v[t] v_t for each tensor t; fp64 [T],
+    on the plan's device."""
 
     seed: int
     stream: int
@@ -46,12 +50,29 @@ Term = tuple[Direction, Tensor]  # a direction and its scale in each tensor, fp6
 
 
 @dataclass(eq=False)
+class Part:
+    """Tensors of one dtype and device, which one launch writes: their places, or None for all."""
+
+    rows: list[int] | None = None
+    index: Tensor | None = None  # the same as int64, on the plan's device
+
+    def of(self, values: list | None) -> list | None:
+        if values is None or self.rows is None:
+            return values
+        return [values[t] for t in self.rows]
+
+    def of_vector(self, values: Tensor) -> Tensor:
+        return values if self.index is None else values.index_select(0, self.index)
+
+
+@dataclass(eq=False)
 class Plan:
     """What one step works on, fixed at its first estimate: T tensors and K directions.
 
     `tensors` are the trainable parameters (written in place by `write`), `indices` their indices
-    in the noise law, `group_of` the position of their group, `eps` fp64 [T]. `prev` and `v` are
-    the targets' fp32 tensors, or None.
+    in the noise law, `group_of` the position of their group, `eps` fp64 [T] on `device`, as all
+    that is computed a tensor: the tensors' own, or the CPU where they are on several. `prev` and
+    `v` are the targets' fp32 tensors, or None.
     """
 
     tensors: list[Tensor]
@@ -65,41 +86,44 @@ class Plan:
     prev: list[Tensor] | None = None
     v: list[Tensor] | None = None
 
-    def write(self, terms: list[Term], decay: Tensor | None, rounding_seed: int) -> None:
-        """theta[t] <- decay[t] theta[t] + sum over terms of scale[t] z[t], in place, one pass.
+    @property
+    def device(self) -> torch.device:
+        return self.eps.device
 
-        Tensors that this leaves as they are take no part: their bits stay, -0.0 included.
+    @cached_property
+    def parts(self) -> list[Part]:
+        """One for each dtype and device."""
+        kinds: dict[tuple, list[int]] = {}
+        for t, p in enumerate(self.tensors):
+            kinds.setdefault((p.dtype, p.device), []).append(t)
+        if len(kinds) == 1:
+            return [Part()]
+        return [Part(rows, moved(torch.tensor(rows), self.device)) for rows in kinds.values()]
+
+    def write(
+        self, part: Part, terms: list[Term], decay: Tensor | None, rounding_seed: int
+    ) -> None:
+        """theta[t] <- decay[t] theta[t] + sum over terms of scale[t] z[t], in place, for the
+        tensors of `part`: one launch, for which the host does not wait.
+
+        Tensors that this leaves as they are keep their bits, -0.0 included.
         """
         noise = torch.stack([d.noise * scale for d, scale in terms], dim=1)  # [T, K]
         prev, v = _sum([(d.prev, s) for d, s in terms]), _sum([(d.v, s) for d, s in terms])
-        touched = (noise != 0).any(dim=1)
-        for coefficients in (prev, v, None if decay is None else decay - 1):
-            if coefficients is not None:
-                touched |= coefficients != 0
-        rows = touched.nonzero().flatten().tolist()
-        if not rows:
-            return
-        everything = len(rows) == len(self.tensors)
-
-        def chosen(values):
-            if values is None or everything:
-                return values
-            return values[rows] if isinstance(values, Tensor) else [values[t] for t in rows]
-
         zk.add_noise_(
-            [p.detach() for p in chosen(self.tensors)],
+            [p.detach() for p in part.of(self.tensors)],
             [d.seed for d, _ in terms],
-            chosen(noise),
-            decay=1.0 if decay is None else chosen(decay),
+            part.of_vector(noise),
+            decay=1.0 if decay is None else part.of_vector(decay),
             distribution=self.distribution,
-            params=chosen(self.indices),
+            params=part.of(self.indices),
             streams=[d.stream for d, _ in terms],
             rounding=self.rounding,
             rounding_seed=rounding_seed,
-            prev=None if prev is None else chosen(self.prev),
-            prev_coeffs=0.0 if prev is None else chosen(prev),
-            v=None if v is None else chosen(self.v),
-            v_coeffs=0.0 if v is None else chosen(v),
+            prev=None if prev is None else part.of(self.prev),
+            prev_coeffs=0.0 if prev is None else part.of_vector(prev),
+            v=None if v is None else part.of(self.v),
+            v_coeffs=0.0 if v is None else part.of_vector(v),
             backend=self.backend,
         )
 
@@ -109,7 +133,7 @@ def _sum(pairs: list[tuple[Tensor | None, Tensor]]) -> Tensor | None:
     return torch.stack(products).sum(dim=0) if products else None
 
 
-def draw(seed: int, count: int, tensors: int) -> list[Direction]:
+def draw(seed: int, count: int, tensors: list[Tensor]) -> list[Direction]:
     """`count` plain directions z = n: one seed, the stream is the direction's number."""
-    ones = torch.ones(tensors, dtype=torch.float64)
+    ones = torch.ones(len(tensors), dtype=torch.float64, device=common_device(tensors))
     return [Direction(seed, k, ones) for k in range(count)]

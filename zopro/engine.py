@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +13,9 @@ from torch.optim import Optimizer
 import zopro_kernels as zk
 
 from . import auto_eps, checkpoint, checks, targets
+from .devices import common_device, numbers
 from .directions import CALIBRATION, DIRECTION, ROUNDING, Plan, derive_seed, draw
-from .measure import Pending, Readings, StepReport, apply, measure
+from .measure import Pending, Readings, Record, StepReport, apply, measure
 from .restore import choose_policy
 
 logger = logging.getLogger(__name__)
@@ -41,9 +41,22 @@ class Engine(Optimizer):
         self._targets: targets.Targets | None = None
         self._busy: str | None = None
         self._defer_restore = False  # estimate() then leaves the way back to what comes next
-        self.skipped_steps = 0
-        self.last: StepReport | None = None
+        self._skipped: int | Tensor = 0  # a tensor where the device has counted
+        self._last: Record | StepReport | None = None
         super().__init__(params, defaults)
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps whose losses were not all finite, or whose update was not. Waits for the device."""
+        self._skipped = int(self._skipped)
+        return self._skipped
+
+    @property
+    def last(self) -> StepReport | None:
+        """What the last step measured and did. Waits for the device."""
+        if isinstance(self._last, Record):
+            self._last = self._last.read()
+        return self._last
 
     def __getstate__(self) -> dict[str, Any]:
         """For copy.deepcopy and pickle: as torch's, without hooks, with everything of ours."""
@@ -80,11 +93,15 @@ class Engine(Optimizer):
 
     def _index_trainable(self) -> None:
         """Gives trainable parameters that have none the next indices; an index never changes."""
+        fresh: dict[Tensor, str] = {}
         for g, group in enumerate(self.param_groups):
             for i, p in enumerate(group["params"]):
-                if p.requires_grad and p not in self._indices:
-                    checks.parameter(f"parameter {i} of group {g}", p)
-                    self._indices[p] = len(self._indices)
+                if p.requires_grad and p not in self._indices and p not in fresh:
+                    fresh[p] = f"parameter {i} of group {g}"
+                    checks.parameter(fresh[p], p)
+        if fresh:
+            checks.no_overlap([*self._indices, *fresh])
+            self._indices |= {p: len(self._indices) + n for n, p in enumerate(fresh)}
 
     def _members(self) -> list[tuple[Tensor, str | None, int]]:
         """(parameter, name, group) of all that require grad now, in order."""
@@ -100,15 +117,16 @@ class Engine(Optimizer):
     def _build_plan(self, seed: int, count: int) -> Plan:
         """The plan for `count` directions under `seed`; eps is nan where it is still "auto"."""
         members = self._members()
+        tensors = [p for p, _, _ in members]
         eps = [self.param_groups[g]["eps"] for _, _, g in members]
         plan = Plan(
-            tensors=[p for p, _, _ in members],
+            tensors=tensors,
             indices=[self._indices[p] for p, _, _ in members],
             group_of=[g for _, _, g in members],
-            eps=torch.tensor(
-                [float("nan") if e == "auto" else float(e) for e in eps], dtype=torch.float64
+            eps=numbers(
+                [float("nan") if e == "auto" else float(e) for e in eps], common_device(tensors)
             ),
-            directions=draw(seed, count, len(members)),
+            directions=draw(seed, count, tensors),
             distribution=self._distribution,
             rounding="nearest" if self._rounding == "nearest" else "stochastic",
             backend=self._backend,
@@ -138,9 +156,9 @@ class Engine(Optimizer):
             if any(group["eps"] == "auto" for group in self.param_groups):
                 self._find_eps(Readings(closure))
             plan = self._current_plan()
-            pending = self._pending or Pending.of(len(plan.directions))
-            measure(readings, self._weights, plan, self._estimator == "two_sided", pending)
-            self._pending = pending
+            pending = self._pending or Pending.of(len(plan.directions), plan.device)
+            two_sided = self._estimator == "two_sided"
+            self._pending = measure(readings, self._weights, plan, two_sided, pending)
         finally:
             self._busy = None
         return readings.mean()
@@ -154,7 +172,7 @@ class Engine(Optimizer):
 
         def loss_at(k: int, x: float) -> float:
             self._weights.move(plan, plan.directions[k], auto * x)
-            return readings.take()
+            return readings.take().item()
 
         found = auto_eps.find_eps(loss_at, self._estimator == "two_sided")
         self._weights.home()
@@ -173,20 +191,20 @@ class Engine(Optimizer):
     def _finish_step(self) -> None:
         """Restore and update in one pass, or restore and skip; the next step's direction is new."""
         self._idle("step")
-        pending, plan = self._pending, self._plan
+        pending = self._pending
         if pending is None:
             raise RuntimeError(
                 "step() without an estimate: call estimate(closure) first, or step(closure)"
             )
         plan = self._current_plan()
+        pending = pending.on(plan.device)
         slopes = pending.slopes(self._estimator == "two_sided")
-        applied = pending.finite and apply(self._weights, plan, self.param_groups, slopes)
-        if not applied:
-            self._weights.home()
-            self.skipped_steps += 1
-        self.last = StepReport.of(
-            self._step_count, plan, pending, slopes, self.param_groups, skipped=not applied
-        )
+        finite = pending.sums[-1].isfinite()
+        applied = apply(self._weights, plan, self.param_groups, slopes, finite)
+        if isinstance(self._skipped, Tensor) and self._skipped.device != plan.device:
+            self._skipped = self.skipped_steps  # the parameters have moved: count on over there
+        self._skipped = applied.logical_not() + self._skipped
+        self._last = Record.of(self._step_count, plan, pending, slopes, applied, self.param_groups)
         self._step_count += 1
         self._pending = self._plan = None
 
@@ -206,16 +224,16 @@ class Engine(Optimizer):
             "num_directions": self._num_directions,
             "trainable": [position[p] for p in self._indices],
             "shapes": [list(p.shape) for p in self._indices],
-            "pending": None if self._pending is None else dataclasses.asdict(self._pending),
+            "pending": None if self._pending is None else self._pending.state(),
             "targets": checkpoint.pack_targets(self._targets, position),
         }
 
     def _take_state(self, own: dict[str, Any], loaded: targets.Targets | None) -> None:
         flat = self._flat()
         self._seed, self._step_count, self._passes = own["seed"], own["step"], own["passes"]
-        self.skipped_steps = own["skipped_steps"]
+        self._skipped = own["skipped_steps"]
         self._distribution, self._estimator = own["distribution"], own["estimator"]
         self._num_directions = own["num_directions"]
         self._indices = {flat[i]: n for n, i in enumerate(own["trainable"])}
-        self._pending = None if own["pending"] is None else Pending(**own["pending"])
+        self._pending = None if own["pending"] is None else Pending.from_state(own["pending"])
         self._targets, self._plan = loaded, None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import checks
+from .devices import moved
 from .directions import Plan
 from .restore import ExactWeights, InplaceWeights
 
@@ -35,78 +35,126 @@ class StepReport:
     estimates: int
     skipped: bool
 
+
+@dataclass(frozen=True)
+class Record:
+    """A step as it was taken, its numbers still on the device: what a StepReport is read from."""
+
+    step: int
+    seed: int
+    values: Tensor  # fp64 [3 K + 2]: sums of the losses, slopes, whether the update was applied
+    first_eps: float  # of the first tensor
+    eps: tuple[float, ...]
+    lr: tuple[float, ...]
+    loss_count: int
+    estimates: int
+
     @classmethod
     def of(
         cls,
         step: int,
         plan: Plan,
         pending: Pending,
-        slopes: list[float],
+        slopes: Tensor,
+        applied: Tensor,
         groups: list[dict[str, Any]],
-        skipped: bool,
-    ) -> StepReport:
+    ) -> Record:
+        eps = tuple(float(group["eps"]) for group in groups)
         return cls(
             step=step,
             seed=plan.directions[0].seed,
-            loss=pending.loss_sum / pending.loss_count,
-            losses_plus=tuple(a / pending.estimates for a in pending.plus),
-            losses_minus=tuple(a / pending.estimates for a in pending.minus),
-            projected_gradients=tuple(s / plan.eps[0].item() for s in slopes),
-            eps=tuple(float(group["eps"]) for group in groups),
+            values=torch.cat([pending.sums, slopes, applied.double().view(1)]),
+            first_eps=eps[plan.group_of[0]],
+            eps=eps,
             lr=tuple(float(group["lr"]) for group in groups),
+            loss_count=pending.loss_count,
             estimates=pending.estimates,
-            skipped=skipped,
+        )
+
+    def read(self) -> StepReport:
+        """Waits for the device."""
+        *values, applied = self.values.tolist()
+        k = len(values) // 3
+        return StepReport(
+            step=self.step,
+            seed=self.seed,
+            loss=values[2 * k] / self.loss_count,
+            losses_plus=tuple(a / self.estimates for a in values[:k]),
+            losses_minus=tuple(a / self.estimates for a in values[k : 2 * k]),
+            projected_gradients=tuple(s / self.first_eps for s in values[2 * k + 1 :]),
+            eps=self.eps,
+            lr=self.lr,
+            estimates=self.estimates,
+            skipped=not applied,
         )
 
 
 @dataclass
 class Pending:
-    """Sums over the estimates that wait for a step: [K] for plus and minus, all losses, count."""
+    """What the estimates that wait for a step add up to.
 
-    plus: list[float]
-    minus: list[float]
-    loss_sum: float = 0.0
+    sums: fp64 [2 K + 1], on the plan's device: L+ and L- of each direction, all losses.
+    """
+
+    sums: Tensor
     loss_count: int = 0
     estimates: int = 0
 
     @classmethod
-    def of(cls, directions: int) -> Pending:
-        return cls([0.0] * directions, [0.0] * directions)
+    def of(cls, directions: int, device: torch.device) -> Pending:
+        return cls(torch.zeros(2 * directions + 1, dtype=torch.float64, device=device))
 
-    @property
-    def finite(self) -> bool:
-        return math.isfinite(self.loss_sum)
+    def on(self, device: torch.device) -> Pending:
+        return replace(self, sums=moved(self.sums, device))
 
-    def slopes(self, two_sided: bool) -> list[float]:
+    def slopes(self, two_sided: bool) -> Tensor:
         """Mean over the estimates of (L+ - L-) / 2 or L+ - L: the change of L per eps z, [K]."""
+        k = len(self.sums) // 2
         width = 2.0 if two_sided else 1.0
-        return [(a - b) / (width * self.estimates) for a, b in zip(self.plus, self.minus)]
+        return (self.sums[:k] - self.sums[k : 2 * k]) / (width * self.estimates)
+
+    def state(self) -> dict[str, Any]:
+        """Plain numbers, for a checkpoint. Waits for the device."""
+        *sums, loss_sum = self.sums.tolist()
+        k = len(sums) // 2
+        return {
+            "plus": sums[:k],
+            "minus": sums[k:],
+            "loss_sum": loss_sum,
+            "loss_count": self.loss_count,
+            "estimates": self.estimates,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Pending:
+        sums = [*state["plus"], *state["minus"], state["loss_sum"]]
+        return cls(torch.tensor(sums, dtype=torch.float64), state["loss_count"], state["estimates"])
 
 
 @dataclass
 class Readings:
-    """Calls the closure and keeps its losses; `like` tells dtype and device to answer in."""
+    """Calls the closure and keeps its losses: fp64, 0-dim, on the device of the first.
+
+    `dtype` is that to answer in.
+    """
 
     closure: Callable[[], Any]
-    losses: list[float] = field(default_factory=list)
-    like: Tensor | None = None
+    losses: list[Tensor] = field(default_factory=list)
+    dtype: torch.dtype = torch.float64
 
-    def take(self) -> float:
+    def take(self) -> Tensor:
         # Under an outer autocast the cast weights of the last evaluation are cached, unperturbed.
         torch.clear_autocast_cache()
-        value, self.like = checks.loss_value(self.closure())
-        self.losses.append(value)
-        return value
+        loss, self.dtype = checks.loss_value(self.closure())
+        self.losses.append(moved(loss, self.losses[0].device) if self.losses else loss)
+        return self.losses[-1]
+
+    def total(self) -> Tensor:
+        return torch.stack(self.losses).sum()
 
     def mean(self) -> Tensor:
         """0-dim, on the losses' device: fp64 from Python numbers and fp64 losses, else fp32."""
-        mean = sum(self.losses) / len(self.losses)
-        if self.like is None or self.like.dtype == torch.float64:
-            dtype = torch.float64
-        else:
-            dtype = torch.float32
-        device = None if self.like is None else self.like.device
-        return torch.tensor(mean, dtype=dtype, device=device)
+        return (self.total() / len(self.losses)).to(self.dtype)
 
 
 @torch.no_grad()
@@ -116,10 +164,10 @@ def measure(
     plan: Plan,
     two_sided: bool,
     pending: Pending,
-) -> None:
-    """Adds one estimate along each direction of `plan` to `pending`.
+) -> Pending:
+    """`pending` plus one estimate along each direction of `plan`.
 
-    Leaves the weights at the last perturbation. A closure that raises leaves `pending` as it was.
+    Leaves the weights at the last perturbation.
     """
     plus, minus = [], []
     if not two_sided:
@@ -133,24 +181,32 @@ def measure(
             minus.append(readings.take())
         else:
             minus.append(baseline)
-    pending.plus = [a + b for a, b in zip(pending.plus, plus)]
-    pending.minus = [a + b for a, b in zip(pending.minus, minus)]
-    pending.loss_sum += sum(readings.losses)
-    pending.loss_count += len(readings.losses)
-    pending.estimates += 1
+    sums = moved(torch.stack([*plus, *minus, readings.total()]), plan.device)
+    before = pending.on(plan.device)
+    return Pending(
+        before.sums + sums, before.loss_count + len(readings.losses), before.estimates + 1
+    )
 
 
+# Coefficients stay below this, so that a sum of two is finite in fp32 as well.
+LARGEST = 2.0**126
+
+
+@torch.no_grad()
 def apply(
     weights: ExactWeights | InplaceWeights,
     plan: Plan,
     groups: list[dict[str, Any]],
-    slopes: list[float],
-) -> bool:
+    slopes: Tensor,
+    finite: Tensor,
+) -> Tensor:
     """theta <- (1 - lr wd) theta - lr / K * sum of g_k z_k, restoring on the way: one pass.
 
     With D = eps_j z in group j and slope s along D, g_k = s_k / eps_j is an unbiased estimate of
     the smoothed gradient in each group whatever the other groups' eps (SPSA, Spall 1992).
-    Returns False, and changes nothing, where a coefficient overflows fp32.
+    slopes: fp64 [K], finite: bool, 0-dim; both on the plan's device, as the answer is: whether
+    theta moved. It only returns to its place where `finite` is False or a coefficient would
+    overflow fp32; the host does not wait to know.
     """
 
     def of_group(key: str) -> Tensor:
@@ -158,9 +214,13 @@ def apply(
         return torch.tensor([values[g] for g in plan.group_of], dtype=torch.float64)
 
     lr = of_group("lr")
-    rate = lr * (2.0 * of_group("maximize") - 1.0) / (plan.eps * len(slopes))
-    terms = [(direction, rate * s) for direction, s in zip(plan.directions, slopes)]
-    if not all(bool(scale.float().isfinite().all()) for _, scale in terms):
-        return False
-    weights.update(plan, terms, 1.0 - lr * of_group("weight_decay"))
-    return True
+    signed = lr * (2.0 * of_group("maximize") - 1.0)
+    signed, decay = moved(torch.stack([signed, 1.0 - lr * of_group("weight_decay")]), plan.device)
+    rate = signed / (plan.eps * len(slopes))
+    used = [c for d in plan.directions for c in (d.noise, d.prev, d.v) if c is not None]
+    reach = torch.stack(list({id(c): c for c in used}.values())).abs().max()
+    applied = finite & (reach * rate.abs().max() * slopes.abs().sum() < LARGEST)
+    slopes = torch.where(applied, slopes, 0.0)
+    terms = [(direction, rate * s) for direction, s in zip(plan.directions, slopes.unbind())]
+    weights.update(plan, terms, torch.where(applied, decay, 1.0))
+    return applied

@@ -52,8 +52,10 @@ class ZOPrO(Engine):
     maximize: climb instead of descend.
     backend: of zopro_kernels ("cuda", "triton", "cpu", "reference"); None picks the fastest.
 
-    `last` is the StepReport of the last step, `skipped_steps` counts those whose losses were not
-    all finite. Raises ValueError or TypeError for an argument or parameter that does not serve.
+    Nothing in a step waits for the device, as long as the parameters are on one and the closure
+    does not. `last` is the StepReport of the last step, `skipped_steps` counts those whose losses
+    were not all finite: reading them waits. Raises ValueError or TypeError for an argument or
+    parameter that does not serve.
     """
 
     def __init__(

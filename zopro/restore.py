@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,49 +19,66 @@ class InplaceWeights:
     """Moves theta by adding and subtracting directions; no memory, each pass rounds once.
 
     Coming from theta + s z, one pass goes to theta + s' z', to theta, or to the updated theta: a
-    restore never costs a pass of its own where something follows it.
+    restore never costs a pass of its own where something follows it. Where a launch fails, the
+    parts of the plan that were written are known, and the way home takes each back from its place.
     """
 
     policy = "inplace"
 
     def __init__(self, next_rounding_seed: Callable[[], int]) -> None:
         self._next_rounding_seed = next_rounding_seed
-        self._away: tuple[Plan, Term] | None = None
+        self._plan: Plan | None = None
+        self._places: list[Place] = []  # of each part of the plan
 
     @property
     def away(self) -> bool:
-        """Whether the stored weights are a perturbed theta."""
-        return self._away is not None
+        """Whether the stored weights are not theta."""
+        return self._plan is not None
 
     @torch.no_grad()
     def move(self, plan: Plan, direction: Direction, scale: Tensor) -> None:
         """Stores theta + scale[t] z[t]; scale fp64 [T]."""
-        terms = _merged([*self._return_terms(None), (direction, scale)])
-        self._away = self._write_then(plan, terms, None, (plan, (direction, scale)))
+        self._go(plan, Place([(direction, scale)]))
 
     @torch.no_grad()
     def home(self) -> None:
         """Stores theta again."""
-        if self._away is not None:
-            plan = self._away[0]
-            self._away = self._write_then(plan, self._return_terms(None), None, None)
+        if self._plan is not None:
+            self._go(self._plan, Place())
+            self._plan = None
 
     def update(self, plan: Plan, terms: list[Term], decay: Tensor) -> None:
         """Stores decay[t] theta[t] + sum of scale[t] z[t], from wherever the weights are."""
-        # The decay is for theta, the stored weights are theta + s z: s z is decayed with them, so
-        # decay * s z has to go.
-        terms = _merged([*self._return_terms(decay), *terms])
-        self._away = self._write_then(plan, terms, decay, None)
+        self._go(plan, Place(terms, decay))
+        self._plan = None  # theta from now on
 
-    def _return_terms(self, decay: Tensor | None) -> list[Term]:
-        if self._away is None:
-            return []
-        _, (direction, scale) = self._away
-        return [(direction, -scale if decay is None else -scale * decay)]
+    def _go(self, plan: Plan, place: Place) -> None:
+        if self._plan is not plan:
+            self.home()
+            self._plan, self._places = plan, [Place() for _ in plan.parts]
+        seed = self._next_rounding_seed()
+        for i, part in enumerate(plan.parts):
+            terms, decay = place.seen_from(self._places[i])
+            if terms:
+                plan.write(part, terms, decay, seed)
+            self._places[i] = place
 
-    def _write_then(self, plan, terms, decay, place):
-        plan.write(terms, decay, self._next_rounding_seed())
-        return place
+
+@dataclass(eq=False)
+class Place:
+    """Where stored weights are: decay[t] theta[t] + sum of scale[t] z[t]; at first, theta."""
+
+    terms: list[Term] = field(default_factory=list)
+    decay: Tensor | None = None
+
+    def seen_from(self, here: Place) -> tuple[list[Term], Tensor | None]:
+        """Terms and decay of the pass that leads from `here` to this place."""
+        decay = self.decay
+        if here.decay is not None:  # a failed update is undone
+            decay = (1.0 if decay is None else decay) / here.decay
+        # The pass decays what it finds, s z too: decay * s z has to go.
+        back = [(d, -scale if decay is None else -scale * decay) for d, scale in here.terms]
+        return _merged([*back, *self.terms]), decay
 
 
 class ExactWeights:
@@ -81,12 +99,8 @@ class ExactWeights:
     @torch.no_grad()
     def move(self, plan: Plan, direction: Direction, scale: Tensor) -> None:
         """Stores theta + scale[t] z[t]; scale fp64 [T]."""
-        if self._plan is None:
-            self._save(plan.tensors)
-            self._plan = plan  # before the first write: an interrupted one is undone as well
-        else:
-            torch._foreach_copy_(plan.tensors, self._copies)
-        plan.write([(direction, scale)], None, self._next_rounding_seed())
+        self._leave(plan)
+        self._write(plan, [(direction, scale)], None)
 
     @torch.no_grad()
     def home(self) -> None:
@@ -97,8 +111,22 @@ class ExactWeights:
 
     def update(self, plan: Plan, terms: list[Term], decay: Tensor) -> None:
         """Stores decay[t] theta[t] + sum of scale[t] z[t], from wherever the weights are."""
-        self.home()
-        plan.write(terms, decay, self._next_rounding_seed())
+        self._leave(plan)
+        self._write(plan, terms, decay)
+        self._plan = None  # theta from now on
+
+    def _leave(self, plan: Plan) -> None:
+        """Stores theta, keeps it, and counts as away: an interrupted write is undone as well."""
+        if self._plan is not None:
+            torch._foreach_copy_(self._plan.tensors, self._copies)
+        else:
+            self._save(plan.tensors)
+        self._plan = plan
+
+    def _write(self, plan: Plan, terms: list[Term], decay: Tensor | None) -> None:
+        seed = self._next_rounding_seed()
+        for part in plan.parts:
+            plan.write(part, terms, decay, seed)
 
     def _save(self, tensors: list[Tensor]) -> None:
         # Anew on every departure: whoever changed the weights meanwhile (a loaded checkpoint, a

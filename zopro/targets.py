@@ -25,6 +25,7 @@ from torch import Tensor
 import zopro_kernels as zk
 
 from . import schedules
+from .devices import moved
 from .directions import Direction, Plan
 
 # ||p||^2 below this share of ||n||^2 is the rounding of its two terms (v has fp32 elements), as in
@@ -147,10 +148,15 @@ def aim(plan: Plan, targets: Targets, step: int) -> None:
     across = math.sqrt(1.0 - d * d)
     prev = [targets.prev[p] for p in plan.tensors]
     v = [targets.v[p] for p in plan.tensors]
-    norm = torch.tensor([targets.norm[p] for p in plan.tensors], dtype=torch.float64)
-    scale = _rms_scale(plan, norm)
+    lengths = [targets.norm[p] for p in plan.tensors]
+    numels = [float(p.numel()) for p in plan.tensors]
+    has_v = [float(u is not None) for u in v]
+    table = torch.tensor([lengths, lengths, numels, has_v], dtype=torch.float64)
+    table[1] = _rms_scale(plan.group_of, table[0], table[2])
+    table = moved(table, plan.device)
+    norm, scale = table[0], table[1]
     for direction in plan.directions:
-        vn, nn = _dots(plan, direction, prev, v)
+        vn, nn = _dots(plan, direction, prev, v, table)
         square = nn - vn * vn
         has_p = square > PARALLEL * nn
         c = across * norm / (square.clamp(min=0.0).sqrt() + 1e-8)
@@ -162,35 +168,38 @@ def aim(plan: Plan, targets: Targets, step: int) -> None:
     plan.v = [w if u is None else u for u, w in zip(v, prev)]
 
 
-def _rms_scale(plan: Plan, norm: Tensor) -> Tensor:
+def _rms_scale(group_of: list[int], norm: Tensor, numel: Tensor) -> Tensor:
     """sqrt(numel / ||prev||^2) over the group of each tensor; 0 where the tensor's prev is 0."""
     out = torch.zeros_like(norm)
-    group_of = torch.tensor(plan.group_of)
-    numel = torch.tensor([p.numel() for p in plan.tensors], dtype=torch.float64)
-    for g in set(plan.group_of):
-        members = group_of == g
+    for g in set(group_of):
+        members = [t for t, group in enumerate(group_of) if group == g]
         out[members] = (numel[members].sum() / norm[members].square().sum()).sqrt()
     return torch.where(norm > 0.0, out, 0.0)
 
 
 def _dots(
-    plan: Plan, direction: Direction, prev: list[Tensor], v: list[Tensor | None]
+    plan: Plan,
+    direction: Direction,
+    prev: list[Tensor],
+    v: list[Tensor | None],
+    table: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """v.n (0 without v) and n.n of each tensor, fp64 [T]."""
-    vn = torch.zeros(len(prev), dtype=torch.float64)
-    nn = torch.tensor([float(p.numel()) for p in prev], dtype=torch.float64)
+    """v.n (0 without v) and n.n of each tensor, fp64 [T]; table: as `aim` makes it, [4, T]."""
+    norm, _, numel, has_v = table
     # n.n of signs is numel: only tensors with a v need the reduction.
     rows = [t for t, u in enumerate(v) if u is not None or plan.distribution != "rademacher"]
-    if rows:
-        dots = zk.noise_dots(
-            [prev[t] if v[t] is None else v[t] for t in rows],
-            direction.seed,
-            stream=direction.stream,
-            params=[plan.indices[t] for t in rows],
-            distribution=plan.distribution,
-            backend=plan.backend,
-        )
-        has_v = torch.tensor([v[t] is not None for t in rows])
-        vn[rows] = torch.where(has_v, dots[:, 0], 0.0)
-        nn[rows] = dots[:, 1]
-    return vn, nn
+    if not rows:
+        return torch.zeros_like(numel), numel
+    index = moved(torch.tensor(rows), plan.device)
+    dots = zk.noise_dots(
+        [prev[t] if v[t] is None else v[t] for t in rows],
+        direction.seed,
+        stream=direction.stream,
+        params=[plan.indices[t] for t in rows],
+        distribution=plan.distribution,
+        norms=torch.where(has_v > 0, 1.0, norm)[index],
+        backend=plan.backend,
+    )
+    vn, nn = moved(dots, plan.device).unbind(1)
+    vn = torch.where(has_v[index] > 0, vn, 0.0)
+    return torch.zeros_like(numel).index_copy(0, index, vn), numel.index_copy(0, index, nn)

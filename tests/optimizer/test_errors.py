@@ -30,7 +30,20 @@ def twice():
     return [p, p]
 
 
+def views(*parts):
+    """Parameters that are views of one matrix."""
+    whole = torch.zeros(4, 6)
+    return [torch.nn.Parameter(whole[part]) for part in parts]
+
+
+ALL, LEFT, RIGHT = (slice(None), slice(None)), (slice(None), slice(3)), (slice(None), slice(3, 6))
+MIDDLE, TOP, REST = (slice(None), slice(2, 5)), slice(2), slice(2, 4)
+
+
 CONSTRUCTOR = [
+    (lambda: ZOPrO(views(ALL, TOP)), ValueError, r"overlap in memory, of shapes \(\d, 6\)"),
+    (lambda: ZOPrO(views(LEFT, RIGHT, MIDDLE)), ValueError, "that overlap in memory"),
+    (lambda: ZOPrO([{"params": views(ALL, ALL)}]), ValueError, "give each one memory of its own"),
     (lambda: ZOPrO([]), ValueError, "params is empty"),
     (lambda: ZOPrO(iter(())), ValueError, "params is empty"),
     (lambda: ZOPrO(parameter()), TypeError, "iterable of Tensors"),
@@ -72,6 +85,18 @@ CONSTRUCTOR = [
 @pytest.mark.parametrize(("call", "error", "message"), CONSTRUCTOR)
 def test_the_constructor_refuses(call, error, message):
     check(call, error, message)
+
+
+def test_views_that_share_no_element_are_served():
+    for parts in ((LEFT, RIGHT), (TOP, REST)):
+        params = views(*parts)
+        ZOPrO(params, lr=0.0).step(lambda: 1.0)
+    whole = torch.zeros(4, 6)
+    opt = ZOPrO([torch.nn.Parameter(whole[0])])
+    with pytest.raises(ValueError, match="overlap in memory"):
+        opt.add_param_group({"params": [torch.nn.Parameter(whole[0:2])]})
+    assert len(opt.param_groups) == 1
+    opt.step(lambda: 1.0)
 
 
 CLOSURES = [

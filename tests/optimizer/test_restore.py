@@ -142,3 +142,48 @@ def test_a_strided_parameter_is_trained_as_a_dense_one(restore):
             opt.step(quadratic([p]))
     assert not strided.is_contiguous()
     assert torch.equal(strided, dense)
+
+
+def fail_at(monkeypatch, launch):
+    """Makes the launch of that number raise, once."""
+    from zopro_kernels.dispatch import choose
+
+    backend, launches = choose(torch.device("cpu")), []
+    add_noise_ = backend.add_noise_
+
+    def counted(p):
+        launches.append(p.tensors[0].dtype)
+        if len(launches) == launch:
+            raise RuntimeError("the launch failed")
+        add_noise_(p)
+
+    monkeypatch.setattr(backend, "add_noise_", counted)
+    return launches
+
+
+@pytest.mark.parametrize("restore", ["exact", "inplace"])
+@pytest.mark.parametrize("launch", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("halves", [False, True])
+def test_a_launch_that_fails_leaves_nothing_half_done(monkeypatch, restore, launch, halves):
+    """Of fp32 and bf16, to theta + eps z, to theta - eps z, and (5, 6) to the updated theta."""
+    params = [*parameters((40,)), *parameters((30,), dtype=torch.bfloat16)]
+    before = copies(params)
+    opt = ZOPrO(params, lr=0.1, eps=2.0**-3, weight_decay=0.5, restore=restore, rounding="nearest")
+    launches = fail_at(monkeypatch, launch)
+    with pytest.raises(RuntimeError, match="the launch failed"):
+        if halves:
+            opt._defer_restore = True
+            opt.estimate(quadratic(params))
+            opt.step()
+        else:
+            opt.step(quadratic(params))
+    assert launches[launch - 1] == (torch.float32, torch.bfloat16)[(launch - 1) % 2]
+    assert not opt._weights.away
+    if restore == "exact":
+        assert same_bits(params, before)
+    else:  # what is left is rounding: eps and the update are far larger
+        for p, b, unit in zip(params, before, (1e-6, 2.0**-6)):
+            assert torch.allclose(p, b, rtol=0, atol=unit)
+    opt._defer_restore = False
+    opt.step(quadratic(params))
+    assert not same_bits(params, before)
