@@ -57,6 +57,13 @@ def test_two_iterations_and_targets_handed_on(tmp_path, targets_set):
     assert all(torch.equal(prev, policy[names[id(p)]]) for p, prev in held.prev.items())
 
 
+def test_without_projection_the_reward_update_is_no_target(tmp_path, targets_set):
+    run(tmp_path / "run", project=False)
+    ((policy, reward, _, trainer),) = targets_set
+    assert policy and reward is None
+    assert all(v is None for v in trainer.zopro._targets.v.values())
+
+
 def test_folder_says_what_ran(tmp_path):
     run(tmp_path / "run", iterations=1)
     state = json.loads((tmp_path / "run" / "state.json").read_text())

@@ -57,6 +57,7 @@ class IterationConfig:
             at the perturbed weights, which needs no log-probabilities.
         common_samples: with "samples": both signs draw with the same random numbers.
         schedule, half_life: of the previous update's weight d; see `ZOPrO.set_targets`.
+        project: whether "zopro" makes its noise orthogonal to the reward model's update.
         reference: of the KL penalty, with `beta` in `policy`: "base", the base with the adapter
             off, or "previous", the adapter as the phase found it.
 
@@ -101,6 +102,7 @@ class IterationConfig:
     common_samples: bool = True
     schedule: str = "linear"
     half_life: float = 0.1
+    project: bool = True
     reference: str = "base"
     lora_r: int | None = 64
     lora_alpha: int = 128
@@ -145,7 +147,7 @@ class IterationConfig:
             if getattr(self, name) is not None:
                 checks.integer(name, getattr(self, name), 1)
         checks.integer("seed", self.seed, 0, 2**32)
-        for name in ("resume", "common_samples"):
+        for name in ("resume", "common_samples", "project"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(
                     f"{name}={getattr(self, name)!r} is not allowed: give true or false"

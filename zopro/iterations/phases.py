@@ -131,7 +131,7 @@ class Run:
             )
         if reward_update is not None:
             match_updates(policy_update, reward_update)
-        return policy_update, reward_update
+        return policy_update, reward_update if self.config.project else None
 
     def _pairs(self, name: str, prompts: Dataset) -> dict[str, float]:
         return collect(self.context, name, prompts)
