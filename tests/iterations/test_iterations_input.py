@@ -79,7 +79,6 @@ def test_rows_that_are_all_too_long(tmp_path):
     with pytest.raises(ValueError, match="every row of the reward model's data is over max_length"):
         run(tmp_path / "run", rows)
 
-
     long = Dataset.from_dict({"prompt": ["w1 " * 40] * 8, "completion": [" cat"] * 8})
     with pytest.raises(ValueError, match="every row of the supervised data is over max_length=17"):
         run(tmp_path / "sft", data(supervised=long), supervised={})
