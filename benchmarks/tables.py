@@ -189,7 +189,10 @@ def main() -> int:
     stale = []
     for path in DOCUMENTS:
         old = path.read_text()
-        if (new := filled(old)) != old:
+        new = filled(old)
+        if path.parent != ROOT:  # the links are README's
+            new = new.replace("](benchmarks/", "](../benchmarks/")
+        if new != old:
             stale.append(path.name)
             if not args.check:
                 path.write_text(new)
