@@ -172,7 +172,7 @@ def learning() -> str:
     )
     note = (
         f"Gain of the mean reward ({s['task']}) over the start's "
-        f"{start_reward(result):.4f} on {s['held_out']:,} or fewer test prompts, "
+        f"{start_reward(result):.4f} on {len(result['runs'][0]['rewards']):,} test prompts, "
         f"mean and 95 % interval over {seeds} seeds, after {s['seconds']:g} s of one core. "
         f"{versus}. KL from the start in nats a response; peak memory over the loaded model."
     )
