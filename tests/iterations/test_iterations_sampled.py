@@ -143,7 +143,8 @@ def test_vllm_gets_the_perturbed_weights(tmp_path):
         def generate(self, prompts, **more):
             return prompts, [[5, 6]] * len(prompts), None, None
 
-    t = build(tmp_path, max_steps=2, learning_rate=0.0, zo_num_directions=2)
+    options = {"gradient_accumulation_steps": 2, "learning_rate": 0.0, "zo_num_directions": 2}
+    t = build(tmp_path, max_steps=1, **options)
     t.use_vllm, t.vllm_generation, t._last_loaded_step = True, Engine(), -1
     t.train()
     assert len(weights) == 2 * 2 * 2

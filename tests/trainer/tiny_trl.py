@@ -70,7 +70,7 @@ TRAINERS = {
 def build(name, tmp_path, zeroth=True, model=None, peft_config=None, data=None, **options):
     ours, theirs, rows, extra, defaults = TRAINERS[name]
     cls, config = ours if zeroth else theirs
-    args = arguments(tmp_path, config, bf16=False, **{**defaults, **options})
+    args = arguments(tmp_path, config, **{"bf16": False, **defaults, **options})
     if model is None:  # by name: DPO loads its reference model from there as well
         model = str(tmp_path / "model")
         build_model().save_pretrained(model)
