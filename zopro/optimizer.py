@@ -44,7 +44,7 @@ class ZOPrO(Engine):
         "nearest", or "auto", which is stochastic. fp32 is stored as it is.
     restore: "exact" keeps a copy of the trainable weights and returns the very bits; "inplace"
         takes no memory, and each pass leaves a rounding error of one unit in the last place or
-        less. These add up to a drift: docs/kernels.md's table (benchmarks/inplace_drift.py) says how
+        less. These add up to a drift: docs/kernels.md (benchmarks/inplace_drift.py) says how
         far it goes, and that rounding to nearest lets bf16 weights shrink where stochastic
         rounding does not. "auto" is exact up to 1 GiB of trainable weights; `restore_policy`
         tells.
