@@ -153,19 +153,22 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=None, help="of training, a run")
     parser.add_argument("--set", default="{}", help="JSON: other settings of learning_run.py")
     parser.add_argument("--name", default="cpu", help="of the records: results/learning_PLAN_NAME")
+    parser.add_argument("--tuned", default=None, help="of the tuning record (default: --name)")
     for name in ("task", "model", "device"):
         parser.add_argument(f"--{name}", default=BASE[name])
     args = parser.parse_args()
-    base = {**BASE, **json.loads(args.set)}
+    asked = json.loads(args.set)
+    base = {**BASE, **asked}
     base |= {name: getattr(args, name) for name in ("task", "model", "device")}
     base["seconds"] = args.seconds or {"tune": 50.0, "compare": 100.0, "ablate": 50.0}[args.plan]
     path = RESULTS / f"learning_{args.plan}_{args.name}.json"
     tuned = {}
     if args.plan != "tune":
-        tuned = best(json.loads((RESULTS / f"learning_tune_{args.name}.json").read_text())["runs"])
+        name = f"learning_tune_{args.tuned or args.name}.json"
+        tuned = best(json.loads((RESULTS / name).read_text())["runs"])
     seeds = args.seeds or (5 if args.plan == "compare" else 3)
     held = json.loads(path.read_text())["runs"] if path.exists() else []
-    if args.plan != "tune":
+    if args.plan != "tune" and "held_out" not in asked:
         base["held_out"] = 1200  # what is reported is judged on more prompts
     split = "test" if args.plan == "compare" else base["split"]
     wanted = [start_of(base, split), *planned(args.plan, base, tuned, seeds)]
