@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from harness import RESULTS, record
+from harness import RESULTS, commit, record
 from learning_tables import reward_at, start_reward
 
 HERE = Path(__file__).parent
@@ -97,7 +97,7 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
         done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
         if done.returncode:
             raise RuntimeError(f"{settings}: {done.stderr[-2000:]}")
-        return json.loads(out.read_text())
+        return {**json.loads(out.read_text()), "commit": commit()}
 
 
 def planned(plan: str, base: dict[str, Any], tuned: dict[str, Any], seeds: int) -> list[dict]:
@@ -167,7 +167,8 @@ def main() -> None:
         name = f"learning_tune_{args.tuned or args.name}.json"
         tuned = best(json.loads((RESULTS / name).read_text())["runs"])
     seeds = args.seeds or (5 if args.plan == "compare" else 3)
-    held = json.loads(path.read_text())["runs"] if path.exists() else []
+    old = json.loads(path.read_text()) if path.exists() else {"runs": []}
+    held = [{"commit": old["commit"], **r} for r in old["runs"]]
     if args.plan != "tune" and "held_out" not in asked:
         base["held_out"] = 1200  # what is reported is judged on more prompts
     split = "test" if args.plan == "compare" else base["split"]
@@ -175,6 +176,9 @@ def main() -> None:
     wanted = [s for s in wanted if all({**BASE, **r["settings"]} != s for r in held)]
     with ThreadPoolExecutor(args.workers) as pool:
         for done in as_completed([pool.submit(run, s) for s in wanted]):
+            if done.exception() is not None:  # the other runs go on
+                print(done.exception(), file=sys.stderr, flush=True)
+                continue
             held.append(done.result())
             record(path, {"plan": args.plan, "workers": args.workers, "runs": held})
             told(held[-1])

@@ -164,6 +164,8 @@ def run(s: dict[str, Any]) -> dict[str, Any]:
         with meter.phase("other"):
             trainer.train()
         steps += trainer.state.global_step
+        if "ref" in getattr(model, "peft_config", {}):  # TRL adds it to a PEFT model, once
+            model.delete_adapter("ref")
         update = {n: p.detach() - before[n] for n, p in trainable(model).items()}
     judge.at(meter, last=True)
     return {
