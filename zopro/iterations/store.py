@@ -184,6 +184,7 @@ class RunFolder:
                 n: None if isinstance(v, float) and not math.isfinite(v) else v
                 for n, v in values.items()
             }
+            self.path.mkdir(parents=True, exist_ok=True)
             with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps({"phase": phase, "step": step, **values}) + "\n")
 
