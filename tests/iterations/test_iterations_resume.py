@@ -125,6 +125,17 @@ def test_anew_only_in_an_empty_folder(tmp_path):
         run(tmp_path / "other", iterations=1)
 
 
+def test_a_run_from_before_an_option_existed_goes_on_with_its_default(tmp_path):
+    run(tmp_path / "run", iterations=1)
+    path = tmp_path / "run" / "config.json"
+    began = json.loads(path.read_text())
+    del began["options"]["project"]
+    path.write_text(json.dumps(began))
+    run(tmp_path / "run", iterations=1)
+    with pytest.raises(ValueError, match=r"project=False, but the run in .* began with True"):
+        run(tmp_path / "run", iterations=1, project=False)
+
+
 def test_other_options_and_damage_are_refused(tmp_path):
     run(tmp_path / "run", iterations=1)
     with pytest.raises(ValueError, match=r"blend=0.5, but the run in .* began with 0.0"):

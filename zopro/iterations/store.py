@@ -16,6 +16,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterable
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+from .config import IterationConfig
 
 PACKAGES = ("zopro", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 MAY_DIFFER = ("resume", "output_dir")  # between the run that began and the one that goes on
@@ -102,6 +105,8 @@ class RunFolder:
                     f"{str(self.path)!r} began with: give that, or name a new folder"
                 )
         options = json.loads(json.dumps(options))
+        # A run that began before an option existed ran with its default.
+        stored = {f.name: f.default for f in fields(IterationConfig)} | stored
         for name, value in options.items():
             # A finished run may be given more iterations.
             if name == "iterations" and value >= stored.get(name, 0):
