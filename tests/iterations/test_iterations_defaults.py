@@ -34,7 +34,7 @@ def test_a_step_moves_no_further_where_there_are_more_weights(tmp_path):
     for rank in (2, 8):
         folder = tmp_path / str(rank)
         out = run(folder, data(), trainer=trainer, zeroth={}, first="spsa", iterations=1,
-                  lora_r=rank)  # fmt: skip
+                  lora_r=rank, lora_alpha=2 * rank)  # fmt: skip
         rows = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
         slope = next(r["grad_norm"] for r in rows if r["phase"] == "0.policy" and "loss" in r)
         count = sum(p.numel() for p in policy_weights(out.policy).values())
@@ -42,6 +42,16 @@ def test_a_step_moves_no_further_where_there_are_more_weights(tmp_path):
         moved[rank] = norm / slope
         assert abs(moved[rank] * count**0.5 / 10 - 1) < 1e-3
     assert abs(moved[8] / moved[2] - 0.5) < 1e-3
+
+
+def test_the_rate_takes_the_adapters_scale_out(tmp_path):
+    trainer = {**TRAINER, "lr_scheduler_type": "constant", "max_steps": 1}
+    found = []
+    for alpha in (4, 16):  # alpha / r of 2 and 8
+        run(tmp_path / str(alpha), trainer=trainer, zeroth={}, first="spsa", iterations=1,
+            lora_alpha=alpha)  # fmt: skip
+        found.append(rates(tmp_path / str(alpha))["0.policy"])
+    assert found[0] == 16 * found[1]
 
 
 def test_dtype_on_a_cpu(tmp_path):

@@ -81,7 +81,7 @@ def parser() -> FieldParser:
             action.help = f"One of {', '.join(METHODS)} (default: zopro)"
         if action.dest == "learning_rate":
             action.help = ("Of the policy's phases of the chosen method (default: 5e-5 for rloo, "
-                           "else 10 / number of trained weights)")  # fmt: skip
+                           "else 10 / number of trained weights, at alpha / r = 2)")  # fmt: skip
         if action.dest == "num_train_epochs":
             action.help = "Epochs of every phase (default: 1)"
     for section, cls in OPTIONS.items():

@@ -84,7 +84,7 @@ class IterationConfig:
     `zeroth` (ZOPrOConfig) on top of it, and `trainer` (every phase): mappings of these classes'
     fields. Those that the driver sets itself (folders, seeds, lengths) are refused. The policy's
     learning rate, where none is given, is 5e-5 in first-order phases, and 10 divided by the number
-    of trained weights in zeroth-order ones (`policy.ZEROTH_ORDER_SCALE` says why).
+    of trained weights in zeroth-order ones, at alpha / r = 2 (`policy.zeroth_order_lr`).
 
     Raises ValueError or TypeError, one sentence each, for what does not serve.
     """

@@ -132,8 +132,17 @@ def _trainer(
 
 
 def zeroth_order_lr(policy: Any) -> float:
-    """The learning rate of a zeroth-order phase whose options name none."""
-    return ZEROTH_ORDER_SCALE / sum(p.numel() for p in policy_weights(policy).values())
+    """The learning rate of a zeroth-order phase whose options name none.
+
+    An adapter's effect is scaled by alpha / r, and with it the slope, and the effect of a step: the
+    square is taken out, over that of the method's alpha / r = 2.
+    """
+    count = sum(p.numel() for p in policy_weights(policy).values())
+    scale = 2.0
+    if isinstance(policy, PeftModel):
+        lora = policy.peft_config["default"]
+        scale = lora.lora_alpha / lora.r
+    return ZEROTH_ORDER_SCALE / count * (2.0 / scale) ** 2
 
 
 def _drop_reference(policy: Any) -> None:
