@@ -1,6 +1,6 @@
 """Is the previous update still a good direction, once the phase that made it is over?
 
-    python benchmarks/previous_update.py [--seconds 50] [--batches 8]
+    python benchmarks/previous_update.py [--seconds 50] [--batches 5]
 
 A phase (plain SPSA, or first-order RLOO, each at its tuned settings) trains the last norm; then the
 exact gradient of the same objective is taken there on fresh rollouts, several independent batches.
@@ -65,6 +65,7 @@ def measure(s: dict[str, Any], count: int) -> dict[str, Any]:
     curve.judge.starts = [0]
     trainer = trainer_of(model, s, tokenizer, rows, [curve], s["lr"], 10**6)
     trainer.remove_callback(transformers.PrinterCallback)
+    meter.attach(trainer)
     with meter.phase("other"):
         trainer.train()
     update = torch.cat([(p.detach() - before[n]).flatten() for n, p in trainable(model).items()])
@@ -87,7 +88,7 @@ def measure(s: dict[str, Any], count: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=50.0, help="of the phase")
-    parser.add_argument("--batches", type=int, default=8, help="of 256 responses, for the gradient")
+    parser.add_argument("--batches", type=int, default=5, help="of 256 responses, for the gradient")
     parser.add_argument("--seeds", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(1)
