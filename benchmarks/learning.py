@@ -80,6 +80,9 @@ ABLATED: dict[str, dict[str, Any]] = {
     "Gaussian noise": {"distribution": "gaussian"},
     "all norms trained": {"train": "norms", "lr": 0.1},
     "LoRA r 16 trained": {"train": "lora", "lr": 0.001, "eps": 0.25},
+    "first iteration first-order": {"first": "rloo"},
+    "the same, aimed lr 0.05": {"first": "rloo", "aim_lr": 0.05},
+    "RLOO alone": {"method": "rloo"},
 }
 CHOSEN = ("train", "lr", "aim_lr", "eps", "directions", "batch", "sweeps", "iterations", "schedule")
 RELATIVE = ("lr", "eps")  # of ABLATED: factors on the tuned value
@@ -116,7 +119,8 @@ def planned(plan: str, base: dict[str, Any], tuned: dict[str, Any], seeds: int) 
     else:
         for seed in range(seeds):
             for label, change in ABLATED.items():
-                s = {**base, **tuned["zopro"], **change, "seed": seed, "label": label}
+                own = tuned[change.get("method", "zopro")]
+                s = {**base, **own, **change, "seed": seed, "label": label}
                 for name in RELATIVE:
                     if name in change:
                         s[name] = tuned["zopro"].get(name, base[name]) * change[name]

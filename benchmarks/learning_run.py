@@ -55,6 +55,8 @@ BASE: dict[str, Any] = {
     "estimator": "one_sided",
     "distribution": "rademacher",
     "iterations": 3,  # zopro: the first is plain, each later one is aimed by the one before
+    "first": None,  # zopro: "rloo" for a first-order first iteration, with the rate
+    "first_lr": 0.03,
     "schedule": "linear",  # of the previous update's weight; "zero" keeps it 0
     "aim_lr": None,  # the learning rate of the aimed iterations; None: lr
     "clip": None,  # PPO's; None: 0.2 for rloo, none for forwards (it cuts off one perturbed loss)
@@ -153,9 +155,14 @@ def run(s: dict[str, Any]) -> dict[str, Any]:
         curve = Curve(meter, judge, s, until)
         if i:  # as many steps as the time that is left to this iteration holds: for the schedule
             left = (until - meter.total) * steps / meter.total
+            if i == 1 and s["first"]:  # steps so far were a forward and a backward, like 3 forwards
+                left *= 3 / (s["directions"] + 1)
             iteration_steps = max(curve.rollout, round(left / curve.rollout) * curve.rollout)
         lr = s["lr"] if i == 0 or s["aim_lr"] is None else s["aim_lr"]
-        trainer = trainer_of(model, s, tokenizer, rows, [curve], lr, iteration_steps)
+        how = s
+        if i == 0 and s["first"]:
+            how, lr = {**s, "method": s["first"]}, s["first_lr"]
+        trainer = trainer_of(model, how, tokenizer, rows, [curve], lr, iteration_steps)
         trainer.remove_callback(transformers.PrinterCallback)
         meter.attach(trainer)
         if update is not None and s["schedule"] != "zero":
