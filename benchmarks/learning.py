@@ -83,6 +83,7 @@ ABLATED: dict[str, dict[str, Any]] = {
     "first iteration first-order": {"first": "rloo"},
     "the same, aimed lr 0.05": {"first": "rloo", "aim_lr": 0.05},
     "RLOO alone": {"method": "rloo"},
+    "RLOO alone, lr x 3": {"method": "rloo", "lr": 3.0},
 }
 CHOSEN = ("train", "lr", "aim_lr", "eps", "directions", "batch", "sweeps", "iterations", "schedule")
 RELATIVE = ("lr", "eps")  # of ABLATED: factors on the tuned value
@@ -123,7 +124,7 @@ def planned(plan: str, base: dict[str, Any], tuned: dict[str, Any], seeds: int) 
                 s = {**base, **own, **change, "seed": seed, "label": label}
                 for name in RELATIVE:
                     if name in change:
-                        s[name] = tuned["zopro"].get(name, base[name]) * change[name]
+                        s[name] = own.get(name, base[name]) * change[name]
                 runs.append(s)
     return runs
 
