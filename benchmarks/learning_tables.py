@@ -199,8 +199,46 @@ def ablations() -> str:
     return f"{table}\n\n{note} {source(result, 'learning_ablate_cpu.json')}"
 
 
+def previous_update() -> str:
+    result = load("previous_update.json")
+    rows = [
+        [METHODS[p["method"]], p["seed"], p["steps"], f"{p['moved']:.2f}",
+         f"{p['slope_along_update']:+.4f} ± {1.96 * p['slope_error']:.4f}",
+         f"{p['gradient_norm']:.4f}", f"{p['noise_norm']:.4f}", f"{p['chance']:.3f}"]
+        for p in result["phases"]
+    ]  # fmt: skip
+    head = ["phase", "seed", "steps", "moved", "slope along its update", "norm of the gradient",
+            "norm of a batch's noise", "cosine of chance"]  # fmt: skip
+    note = (
+        "Is the previous update still a good direction once its phase is over? The descent of the "
+        "objective along it, of unit length, by the exact gradient there on fresh rollouts; the "
+        "gradient's own norm, without its noise, is what the best direction would give."
+    )
+    return f"{note}\n\n{markdown(head, rows)}\n\n{source(result, 'previous_update.json')}"
+
+
+def projection() -> str:
+    result = load("projection.json")
+    rows = [
+        [r["seed"], "yes" if r["project"] else "no",
+         f"{r['reward']['mean']:.4f} [{r['reward']['low']:.4f}, {r['reward']['high']:.4f}]",
+         f"{r['share_along_v']:.6f}", f"{r['expected_share']:.6f}",
+         f"{r['cosine_of_updates']:.5f}"]
+        for r in result["runs"]
+    ]  # fmt: skip
+    head = ["seed", "projected", "held-out reward", "share of the noise along v", "by chance",
+            "cosine of the two updates"]  # fmt: skip
+    note = (
+        "Does the projection matter? The whole method (reward model, judge, refinement, LoRA) with "
+        "and without it, from the same seeds."
+    )
+    return f"{note}\n\n{markdown(head, rows)}\n\n{source(result, 'projection.json')}"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "ablations": ablations,
     "learning": learning,
     "learning_settings": learning_settings,
+    "previous_update": previous_update,
+    "projection": projection,
 }
