@@ -23,7 +23,10 @@ NO_NVCC = {"CUDACXX": ABSENT + "nvcc"}
 NO_COMPILER = {"CC": ABSENT + "cc", "CXX": ABSENT + "c++"}
 
 # What a user of the installed package sees, as JSON.
+# An editable installation's finder would lend its own native modules to what has none.
 QUESTION = """
+import sys
+sys.meta_path = [f for f in sys.meta_path if "__editable__" not in getattr(f, "__module__", "")]
 import json, warnings
 import torch, zopro, zopro_kernels as zk
 with warnings.catch_warnings(record=True) as caught:
