@@ -5,10 +5,12 @@
     python benchmarks/learning.py ablate    # one thing changed at a time, on validation prompts
 
 Methods: `rloo` is TRL's RLOOTrainer with AdamW, `spsa` and `zopro` are ZOPrOTrainer, without and
-with targeted directions. Every run is a process with one thread and a budget of seconds of
-training (learning_meters.py says which seconds); rollouts have the same prompts a batch, responses
-a prompt, temperature and lengths for all. Each method gets as many tuning runs as the others; the
-other plans take each method's best of them. Runs that a record holds already are not made again.
+with targeted directions, `zopro_first_order` is `zopro` whose first iteration is RLOO's. Every run
+is a process with one thread and a budget of seconds of training (learning_meters.py says which
+seconds); rollouts have the same prompts a batch, responses a prompt, temperature and lengths for
+all. Each method gets as many tuning runs as the others; the other plans take each method's best of
+them. Runs that a record holds already are not made again. `tune --tuned NAME` tries three rates
+around what the tuning record NAME chose, for another task.
 `--model`, `--device cuda`, `--task`, `--seconds` and `--set` choose another size: the same three
 commands run it.
 """
@@ -27,12 +29,14 @@ from pathlib import Path
 from typing import Any
 
 from harness import RESULTS, commit, record
-from learning_tables import reward_at, start_reward
+from learning_run import BASE
+from learning_stats import METHODS, method_of, reward_at, start_reward
 
 HERE = Path(__file__).parent
-METHODS = ("zopro", "spsa", "rloo")
+FIRST = {"first": "rloo"}
+AROUND = (1 / 3, 1.0, 3.0)  # factors on another task's learning rates
 
-# Eight runs a method, chosen one after another. The last norm's 192 numbers were found by
+# Twelve runs a method, chosen one after another. The last norm's 192 numbers were found by
 # demo_search.py.
 TUNED: dict[str, list[dict[str, Any]]] = {
     "rloo": [
@@ -44,6 +48,10 @@ TUNED: dict[str, list[dict[str, Any]]] = {
         {"train": "lora", "lr": 1e-3},
         {"train": "lora", "lr": 3e-3},
         {"train": "last_norm", "lr": 3e-2},
+        {"train": "last_norm", "lr": 0.1},
+        {"train": "last_norm", "lr": 0.2},
+        {"train": "last_norm", "lr": 0.1, "sweeps": 4},
+        {"train": "norms", "lr": 1e-2},
     ],
     "spsa": [
         {"lr": 0.5},
@@ -54,6 +62,10 @@ TUNED: dict[str, list[dict[str, Any]]] = {
         {"lr": 2.0, "directions": 8},
         {"train": "norms", "lr": 0.1},
         {"train": "lora", "lr": 1e-3, "eps": 0.005},
+        {"lr": 1.0, "eps": 0.1},
+        {"lr": 1.4, "eps": 0.1},
+        {"lr": 1.0, "eps": 0.1, "directions": 8},
+        {"lr": 1.4, "eps": 0.1, "sweeps": 1},
     ],
     "zopro": [
         {"lr": 0.5},
@@ -64,6 +76,24 @@ TUNED: dict[str, list[dict[str, Any]]] = {
         {"lr": 1.0, "aim_lr": 0.03},
         {"lr": 1.0, "aim_lr": 0.1, "iterations": 6},
         {"lr": 0.5, "aim_lr": 0.05, "batch": 16},
+        {"lr": 0.5, "eps": 0.1},
+        {"lr": 0.5, "eps": 0.1, "directions": 8},
+        {"lr": 0.7, "eps": 0.1},
+        {"lr": 0.5, "eps": 0.1, "iterations": 2},
+    ],
+    "zopro_first_order": [
+        {**FIRST, "first_lr": 0.03, "lr": 0.5},
+        {**FIRST, "first_lr": 0.03, "lr": 0.5, "eps": 0.1},
+        {**FIRST, "first_lr": 0.03, "lr": 0.5, "aim_lr": 0.1},
+        {**FIRST, "first_lr": 0.03, "lr": 0.5, "aim_lr": 0.25},
+        {**FIRST, "first_lr": 0.1, "lr": 0.5},
+        {**FIRST, "first_lr": 0.1, "lr": 0.5, "aim_lr": 0.1},
+        {**FIRST, "first_lr": 0.1, "lr": 0.5, "aim_lr": 0.02},
+        {**FIRST, "first_lr": 0.1, "lr": 0.5, "aim_lr": 0.1, "eps": 0.1},
+        {**FIRST, "first_lr": 0.1, "lr": 0.5, "aim_lr": 0.1, "iterations": 2},
+        {**FIRST, "first_lr": 0.1, "lr": 0.5, "aim_lr": 0.1, "iterations": 5},
+        {**FIRST, "first_lr": 0.1, "lr": 0.5, "aim_lr": 0.1, "directions": 8},
+        {**FIRST, "first_lr": 0.2, "lr": 0.5, "aim_lr": 0.1},
     ],
 }
 ABLATED: dict[str, dict[str, Any]] = {
@@ -85,7 +115,9 @@ ABLATED: dict[str, dict[str, Any]] = {
     "RLOO alone": {"method": "rloo"},
     "RLOO alone, lr x 3": {"method": "rloo", "lr": 3.0},
 }
-CHOSEN = ("train", "lr", "aim_lr", "eps", "directions", "batch", "sweeps", "iterations", "schedule")
+CHOSEN = ("train", "lr", "aim_lr", "first", "first_lr", "eps", "directions", "batch", "sweeps",
+          "iterations", "schedule")  # fmt: skip
+RATES = ("lr", "aim_lr", "first_lr")
 RELATIVE = ("lr", "eps")  # of ABLATED: factors on the tuned value
 
 
@@ -108,10 +140,11 @@ def planned(plan: str, base: dict[str, Any], tuned: dict[str, Any], seeds: int) 
     """The settings of all runs of a plan; `label` names what is compared."""
     runs = []
     if plan == "tune":
-        for i in range(max(map(len, TUNED.values()))):
-            for method in METHODS:
-                change = TUNED[method][i]
-                runs.append({**base, "method": method, **change, "seed": 100, "label": str(change)})
+        tried = {m: around(tuned[m]) for m in METHODS} if tuned else TUNED
+        for changes in zip(*(tried[m] for m in METHODS), strict=True):
+            for method, change in zip(METHODS, changes):
+                kind = {"method": method.removesuffix("_first_order")}
+                runs.append({**base, **kind, **change, "seed": 100, "label": str(change)})
     elif plan == "compare":
         for seed in range(seeds):
             for method in METHODS:
@@ -129,6 +162,11 @@ def planned(plan: str, base: dict[str, Any], tuned: dict[str, Any], seeds: int) 
     return runs
 
 
+def around(tuned: dict[str, Any]) -> list[dict[str, Any]]:
+    """The settings with all their learning rates multiplied by each of AROUND."""
+    return [{**tuned, **{k: tuned[k] * f for k in RATES if tuned[k] is not None}} for f in AROUND]
+
+
 def best(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The settings of each method's run with the highest reward when the seconds are used up."""
     found, start = {}, start_reward({"runs": runs})
@@ -137,8 +175,8 @@ def best(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         return reward_at(r, start, "seconds", r["settings"]["seconds"])
 
     for method in METHODS:
-        tried = [r for r in runs if r["settings"]["method"] == method]
-        top = max(tried, key=reward)["settings"]
+        tried = [r for r in runs if method_of(r) == method]
+        top = {**BASE, **max(tried, key=reward)["settings"]}
         found[method] = {k: top[k] for k in ("method", *CHOSEN)}
     return found
 
@@ -149,8 +187,6 @@ def start_of(base: dict[str, Any], split: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    from learning_run import BASE
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("plan", choices=("tune", "compare", "ablate"))
     parser.add_argument("--seeds", type=int, default=None, help="default: 5 compare, 3 ablate")
@@ -168,7 +204,7 @@ def main() -> None:
     base["seconds"] = args.seconds or {"tune": 50.0, "compare": 100.0, "ablate": 50.0}[args.plan]
     path = RESULTS / f"learning_{args.plan}_{args.name}.json"
     tuned = {}
-    if args.plan != "tune":
+    if args.plan != "tune" or args.tuned:
         name = f"learning_tune_{args.tuned or args.name}.json"
         tuned = best(json.loads((RESULTS / name).read_text())["runs"])
     seeds = args.seeds or (5 if args.plan == "compare" else 3)
@@ -189,9 +225,8 @@ def main() -> None:
             told(held[-1])
     rewards: dict[str, list[float]] = {}
     for r in held:
-        rewards.setdefault(f"{r['settings']['method']} {r['settings']['label']}", []).append(
-            r["curve"][-1]["reward"]
-        )
+        name = f"{r['settings']['method']} {r['settings']['label']}"
+        rewards.setdefault(name, []).append(r["curve"][-1]["reward"])
     for name, values in rewards.items():
         print(f"{name:60} {statistics.mean(values):.4f}  {len(values)} seeds")
 

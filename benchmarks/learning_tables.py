@@ -3,61 +3,25 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from document import load, markdown, source
+from learning_stats import METHODS, by_label, interval, method_of, reward_at, signed, start_reward
 
-METHODS = {"zopro": "ZOPrO (targeted)", "spsa": "SPSA (plain)", "rloo": "RLOO, AdamW"}
 FIRST_ORDER = ("train", "lr", "batch", "sweeps")
 PLAIN = (*FIRST_ORDER, "eps", "directions")
-TARGETED = (*PLAIN, "iterations", "schedule", "aim_lr")
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half-width of the 95 % interval over seeds (Student's t)."""
-    from scipy.stats import t
-
-    n = len(values)
-    spread = statistics.stdev(values) / n**0.5 if n > 1 else float("nan")
-    return statistics.mean(values), float(t.ppf(0.975, n - 1)) * spread
-
-
-def signed(values: Sequence[float]) -> str:
-    mean, half = interval(values)
-    return f"{mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}]"
-
-
-def reward_at(run: dict[str, Any], start: float, axis: str, x: float) -> float:
-    """The run's held-out reward where `axis` is `x`: linear between points, its end beyond."""
-    before = {axis: 0.0, "reward": start}
-    for point in run["curve"]:
-        if point[axis] >= x:
-            share = (x - before[axis]) / (point[axis] - before[axis])
-            return before["reward"] + share * (point["reward"] - before["reward"])
-        before = point
-    return before["reward"]
-
-
-def start_reward(result: dict[str, Any]) -> float:
-    run = next(r for r in result["runs"] if r["settings"]["method"] == "start")
-    return run["curve"][-1]["reward"]
-
-
-def by_label(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The runs of each label in the order of their seeds; those of the start left out."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    runs = [r for r in result["runs"] if r["settings"]["method"] != "start"]
-    for run in sorted(runs, key=lambda r: r["settings"]["seed"]):
-        found.setdefault(run["settings"]["label"], []).append(run)
-    return found
+TARGETED = (*PLAIN, "iterations", "schedule", "aim_lr", "first", "first_lr")
 
 
 def settings_of(run: dict[str, Any]) -> str:
     s = run["settings"]
     names = {"rloo": FIRST_ORDER, "spsa": PLAIN, "zopro": TARGETED}[s["method"]]
-    return ", ".join(f"{n} {s[n]}" for n in names if s[n] is not None)
+    if not s.get("first"):
+        names = [n for n in names if n != "first_lr"]
+    return ", ".join(f"{n} {s[n]:.4g}" if isinstance(s[n], float) else f"{n} {s[n]}"
+                     for n in names if s.get(n) is not None)  # fmt: skip
 
 
 def compare_rows(result: dict[str, Any]) -> list[list[str]]:
@@ -66,8 +30,7 @@ def compare_rows(result: dict[str, Any]) -> list[list[str]]:
     ends = [[r["curve"][-1]["forward_tokens"] for r in runs] for runs in groups.values()]
     least = min(map(statistics.mean, ends))
     rows = []
-    for method, name in METHODS.items():
-        runs = groups[method]
+    for method, runs in groups.items():
         budget = runs[0]["settings"]["seconds"]
         at_time = [reward_at(r, start, "seconds", budget) - start for r in runs]
         at_tokens = [reward_at(r, start, "forward_tokens", least) - start for r in runs]
@@ -75,7 +38,9 @@ def compare_rows(result: dict[str, Any]) -> list[list[str]]:
         peak = statistics.median(r["peak_mb"] for r in runs)
         shares = phase_shares(runs)
         told = ", ".join(f"{k} {v:.0f} %" for k, v in shares.items() if v >= 0.5)
-        rows.append([name, signed(at_time), signed(at_tokens), f"{kl:.2f}", f"{peak:.0f}", told])
+        rows.append(
+            [METHODS[method], signed(at_time), signed(at_tokens), f"{kl:.2f}", f"{peak:.0f}", told]
+        )
     return rows
 
 
@@ -115,9 +80,9 @@ def tune_rows(result: dict[str, Any]) -> list[list[str]]:
     """All tuning runs, method by method, best first."""
     start, rows = start_reward(result), []
     runs = [r for r in result["runs"] if r["settings"]["method"] in METHODS]
-    for r in sorted(runs, key=lambda r: (r["settings"]["method"], -r["curve"][-1]["reward"])):
+    for r in sorted(runs, key=lambda r: (method_of(r), -r["curve"][-1]["reward"])):
         end = r["curve"][-1]
-        rows.append([METHODS[r["settings"]["method"]], settings_of(r),
+        rows.append([METHODS[method_of(r)], settings_of(r),
                      f"{end['reward'] - start:+.4f} ± {1.96 * end['se']:.4f}", f"{end['kl']:.2f}",
                      str(r["steps"])])  # fmt: skip
     return rows
@@ -135,12 +100,11 @@ def plot(name: str, path: Path) -> None:
     groups, start = by_label(result), start_reward(result)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
     for axis, ax in zip(("seconds", "forward_tokens"), axes):
-        for method, label in METHODS.items():
-            runs = groups[method]
+        for method, runs in groups.items():
             end = min(r["curve"][-1][axis] for r in runs)
             xs = [end * i / 12 for i in range(13)]
             points = [interval([reward_at(r, start, axis, x) for r in runs]) for x in xs]
-            line = ax.plot(xs, [m for m, _ in points], label=label)[0]
+            line = ax.plot(xs, [m for m, _ in points], label=METHODS[method])[0]
             ax.fill_between(xs, [m - h for m, h in points], [m + h for m, h in points],
                             color=line.get_color(), alpha=0.2, linewidth=0)  # fmt: skip
         ax.set_xlabel(f"{axis.replace('_', ' ')} of training")
@@ -166,8 +130,8 @@ def learning() -> str:
     first, runs = rows[0], by_label(result)
     seeds, s = len(next(iter(runs.values()))), result["runs"][0]["settings"]
     versus = "; ".join(
-        f"ZOPrO minus {name}: {difference(result, 'zopro', method)}"
-        for method, name in METHODS.items()
+        f"ZOPrO minus {METHODS[method]}: {difference(result, 'zopro', method)}"
+        for method in runs
         if method != "zopro"
     )
     note = (

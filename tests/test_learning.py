@@ -14,8 +14,9 @@ from trainer.tiny_llama import build_model, build_tokenizer
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import learning
 import learning_run
-import learning_tables
+import learning_stats
 from learning_meters import Meter
+from learning_stats import method_of
 
 
 @pytest.fixture(scope="module")
@@ -87,16 +88,19 @@ def test_rewards_between_points_of_the_curve():
     run = {"curve": [{"seconds": 10.0, "reward": 0.3}, {"seconds": 20.0, "reward": 0.5}]}
     wanted = {0.0: 0.1, 5.0: 0.2, 10.0: 0.3, 15.0: 0.4, 30.0: 0.5}
     for x, reward in wanted.items():
-        assert learning_tables.reward_at(run, 0.1, "seconds", x) == pytest.approx(reward)
+        assert learning_stats.reward_at(run, 0.1, "seconds", x) == pytest.approx(reward)
 
 
 def test_every_method_is_tuned_equally_often_and_the_best_is_taken():
     assert len({len(runs) for runs in learning.TUNED.values()}) == 1
     runs = [{"settings": {"method": "start"}, "curve": [{"reward": 0.1}]}]
     for s in learning.planned("tune", learning_run.BASE, {}, 1):
-        reward = 0.9 if s["label"] == str(learning.TUNED[s["method"]][3]) else 0.2
+        method = method_of({"settings": s})
+        reward = 0.9 if s["label"] == str(learning.TUNED[method][3]) else 0.2
         runs.append({"settings": s, "curve": [{"seconds": s["seconds"], "reward": reward}]})
     found = learning.best(runs)
     for method, chosen in found.items():
-        assert chosen["method"] == method
+        assert chosen["method"] == method.removesuffix("_first_order")
         assert chosen.items() >= learning.TUNED[method][3].items()
+    around = learning.planned("tune", learning_run.BASE, found, 1)
+    assert [s["lr"] / found["spsa"]["lr"] for s in around if s["method"] == "spsa"] == [1 / 3, 1, 3]
