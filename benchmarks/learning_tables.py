@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +117,9 @@ def plot(name: str, path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def learning() -> str:
-    result = load("learning_compare_cpu.json")
-    rows = compare_rows(result)
+def comparison(name: str) -> str:
+    """The comparison of one record: gains, budget, what is subtracted from what."""
+    result = load(f"learning_compare_{name}.json")
     head = [
         "method",
         "gain at equal time",
@@ -127,8 +128,7 @@ def learning() -> str:
         "peak, MB",
         "time",
     ]
-    first, runs = rows[0], by_label(result)
-    seeds, s = len(next(iter(runs.values()))), result["runs"][0]["settings"]
+    runs, s = by_label(result), result["runs"][0]["settings"]
     versus = "; ".join(
         f"ZOPrO minus {METHODS[method]}: {difference(result, 'zopro', method)}"
         for method in runs
@@ -137,19 +137,20 @@ def learning() -> str:
     note = (
         f"Gain of the mean reward ({s['task']}) over the start's "
         f"{start_reward(result):.4f} on {len(result['runs'][0]['rewards']):,} test prompts, "
-        f"mean and 95 % interval over {seeds} seeds, after {s['seconds']:g} s of one core. "
-        f"{versus}. KL from the start in nats a response; peak memory over the loaded model."
+        f"mean and 95 % interval over {len(runs['zopro'])} seeds, after {s['seconds']:g} s of one "
+        f"core. {versus}. KL from the start in nats a response; peak memory over the loaded model."
     )
-    assert len(first) == len(head)
-    return f"{markdown(head, rows)}\n\n{note} {source(result, 'learning_compare_cpu.json')}"
+    table = markdown(head, compare_rows(result))
+    return f"{table}\n\n{note} {source(result, f'learning_compare_{name}.json')}"
 
 
-def learning_settings() -> str:
-    result = load("learning_tune_cpu.json")
+def tuning(name: str) -> str:
+    """All tuning runs of one record."""
+    result = load(f"learning_tune_{name}.json")
     head = ["method", "settings", "gain", "KL", "steps"]
     note = "One seed a run, ± 1.96 standard errors over validation prompts."
     table = markdown(head, tune_rows(result))
-    return f"{table}\n\n{note} {source(result, 'learning_tune_cpu.json')}"
+    return f"{table}\n\n{note} {source(result, f'learning_tune_{name}.json')}"
 
 
 def ablations() -> str:
@@ -199,10 +200,11 @@ def projection() -> str:
     return f"{note}\n\n{markdown(head, rows)}\n\n{source(result, 'projection.json')}"
 
 
+RECORDS = {"": "cpu", "_summarisation": "cpu_summarisation", "_dialogue": "cpu_dialogue"}
 BLOCKS: dict[str, Callable[[], str]] = {
     "ablations": ablations,
-    "learning": learning,
-    "learning_settings": learning_settings,
+    **{f"learning{key}": partial(comparison, name) for key, name in RECORDS.items()},
+    **{f"learning_settings{key}": partial(tuning, name) for key, name in RECORDS.items()},
     "previous_update": previous_update,
     "projection": projection,
 }
