@@ -11,8 +11,17 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def load(name: str) -> dict[str, Any]:
-    return json.loads((RESULTS / name).read_text())
+class NotMeasured(Exception):
+    """A table's record is absent; the message is what the document says instead."""
+
+
+def load(name: str, command: str = "") -> dict[str, Any]:
+    """The record `name` of benchmarks/results; raises NotMeasured, which names `command`."""
+    path = RESULTS / name
+    if not path.exists():
+        how = f"run `{command}`" if command else f"benchmarks/results/{name} is missing"
+        raise NotMeasured(f"not measured yet: {how}")
+    return json.loads(path.read_text())
 
 
 def markdown(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
@@ -24,7 +33,8 @@ def markdown(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 
 def source(result: dict[str, Any], name: str) -> str:
     versions = result["versions"]
+    driver = f"; driver {result['driver']}" if result.get("driver") else ""
     return (
-        f"{result['device']}; torch {versions['torch']}; commit {result['commit']}; "
+        f"{result['device']}{driver}; torch {versions['torch']}; commit {result['commit']}; "
         f"`{result['command']}`; [results/{name}](benchmarks/results/{name})"
     )

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 
 import learning_tables
-from document import ROOT, load, markdown, source
+from document import ROOT, NotMeasured, load, markdown, source
 
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -160,24 +160,29 @@ def reward_baselines() -> str:
     return f"{markdown(['task, reward', *kinds], rows)}\n\n{note} {source(result, name)}"
 
 
+MODULES = (learning_tables,)  # each has BLOCKS: name of a table -> function that makes it
 TABLES: dict[str, Callable[[], str]] = {
     "candidates": candidates,
     "demo": demo,
     "drift": drift,
-    **learning_tables.BLOCKS,
     "memory": memory,
     "noise": noise,
     "pass_cpu": pass_cpu,
     "reward_baselines": reward_baselines,
     "static": static,
+    **{name: make for module in MODULES for name, make in module.BLOCKS.items()},
 }
 
 
 def filled(text: str) -> str:
-    """`text` with every known block made anew; unknown names are an error."""
+    """`text` with every block made anew, or told as not measured; unknown names are an error."""
 
     def replace(match: re.Match[str]) -> str:
-        return f"{match[1]}{TABLES[match[2]]()}\n{match[3]}"
+        try:
+            table = TABLES[match[2]]()
+        except NotMeasured as missing:
+            table = str(missing)
+        return f"{match[1]}{table}\n{match[3]}"
 
     return BLOCK.sub(replace, text)
 
