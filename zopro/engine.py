@@ -43,6 +43,7 @@ class Engine(Optimizer):
         self._defer_restore = False  # estimate() then leaves the way back to what comes next
         self._skipped: int | Tensor = 0  # a tensor where the device has counted
         self._last: Record | StepReport | None = None
+        self._step_log: Any = None  # told of every step by taken(plan, record)
         super().__init__(params, defaults)
 
     @property
@@ -67,7 +68,7 @@ class Engine(Optimizer):
             for key, value in self.__dict__.items()
             if not key.startswith("_optimizer_") and not callable(value)
         }
-        return {**own, **super().__getstate__(), "_weights": None, "_plan": None}
+        return {**own, **super().__getstate__(), "_weights": None, "_plan": None, "_step_log": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -207,6 +208,8 @@ class Engine(Optimizer):
         self._last = Record.of(self._step_count, plan, pending, slopes, applied, self.param_groups)
         self._step_count += 1
         self._pending = self._plan = None
+        if self._step_log is not None:
+            self._step_log.taken(plan, self._last)
 
     def _flat(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]

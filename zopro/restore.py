@@ -29,6 +29,7 @@ class InplaceWeights:
         self._next_rounding_seed = next_rounding_seed
         self._plan: Plan | None = None
         self._places: list[Place] = []  # of each part of the plan
+        self.trace: list[tuple[Plan, Place]] | None = None  # where passes led, for a step log
 
     @property
     def away(self) -> bool:
@@ -62,6 +63,8 @@ class InplaceWeights:
             if terms:
                 plan.write(part, terms, decay, seed)
             self._places[i] = place
+        if self.trace is not None:
+            self.trace.append((plan, place))
 
 
 @dataclass(eq=False)

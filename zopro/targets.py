@@ -44,6 +44,7 @@ class Targets:
     steps: int | None
     half_life: float
     start: int  # the optimizer's step at which d = schedule(0, steps)
+    used: float = 0.0  # d of the last directions aimed
 
     def weight(self, step: int) -> float:
         function = schedules.resolve(self.schedule, self.steps, self.half_life)
@@ -144,7 +145,7 @@ def aim(plan: Plan, targets: Targets, step: int) -> None:
             "a parameter has begun to require grad since set_targets: call set_targets again, "
             "with an update for it"
         )
-    d = targets.weight(step)
+    d = targets.used = targets.weight(step)
     across = math.sqrt(1.0 - d * d)
     prev = [targets.prev[p] for p in plan.tensors]
     v = [targets.v[p] for p in plan.tensors]
