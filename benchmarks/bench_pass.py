@@ -1,10 +1,11 @@
-"""What one pass over the weights costs, beside `x.mul_`, a copy and MeZO's perturbation.
+"""What one pass over the weights costs, beside a copy, `x.mul_` and what others do for the same.
 
-    python benchmarks/bench_pass.py --numel 67108864
+    python benchmarks/bench_pass.py [--numel 1048576 67108864] [--lora 300] [--device cpu]
 
-In one run and one process: each contender runs in turn, round after round, and ratios are medians
-of the rounds' own ratios, so a machine whose speed drifts slows both sides. MeZO's perturbation is
-re-created from its operations (z = torch.normal; theta += s * z), one tensor at a time.
+For each layout (one tensor of so many elements; the tensors of an adapter), in one process: each
+contender (pass_contenders.py, peers.py) runs in turn, round after round, on copies of the weights
+whose total is over four times the last-level cache, and ratios are medians of the rounds' own
+ratios, so a machine whose speed drifts slows both sides.
 
 `--check` (CPU) exits with 1 and a sentence where a goal of GOALS is missed; a miss is measured
 again, twice at most, because other work on the machine looks like one. It writes no file unless
@@ -14,16 +15,17 @@ again, twice at most, because other work on the machine looks like one. It write
 from __future__ import annotations
 
 import argparse
+import math
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from harness import RESULTS, record
-from torch import Tensor
+from harness import RESULTS, Cases, Marks, record, spread
+from pass_contenders import Contender, Shapes, contenders, layouts
 
 import zopro_kernels as zk
 
@@ -48,57 +50,9 @@ GOALS = (
     Goal("gaussian bf16 stochastic", "gaussian fp32 nearest", 0.50, 0.25),
 )
 ATTEMPTS = 3
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def mezo(x: Tensor) -> None:
-    z = torch.normal(mean=0.0, std=1.0, size=x.shape, dtype=x.dtype, device=x.device)
-    x.add_(z.mul_(1e-3))
-
-
-def contenders(numel: int, device: str) -> dict[str, tuple[str, Callable[[], None]]]:
-    """Name -> (dtype, one pass over `numel` elements)."""
-    weights = {name: torch.randn(numel, device=device).to(d) for name, d in DTYPES.items()}
-    prev, other = torch.randn(2, numel, device=device)
-    passes: dict[str, tuple[str, Callable[[], None]]] = {}
-    for name, x in weights.items():
-        passes[f"mul_ {name}"] = (name, lambda x=x: x.mul_(1.0001))
-        for distribution in ("rademacher", "gaussian"):
-            for rounding in ("nearest", "stochastic")[: 1 if name == "fp32" else 2]:
-                passes[f"{distribution} {name} {rounding}"] = (
-                    name,
-                    lambda x=x, d=distribution, r=rounding: zk.add_noise_(
-                        [x], [5], [1e-3], distribution=d, rounding=r
-                    ),
-                )
-    x = weights["fp32"]
-    passes["copy_ fp32"] = ("fp32", lambda: other.copy_(x))
-    passes["MeZO fp32"] = ("fp32", lambda: mezo(x))
-    for k in (2, 8):
-        passes[f"rademacher fp32, {k} seeds"] = (
-            "fp32",
-            lambda k=k: zk.add_noise_([x], list(range(k)), [1e-3] * k),
-        )
-    passes["targeted rademacher fp32"] = (
-        "fp32",
-        lambda: zk.add_noise_([x], [5], [1e-3], prev=[prev], prev_coeffs=1e-3,
-                              v=[other], v_coeffs=1e-3),
-    )  # fmt: skip
-    passes["noise_dots rademacher"] = ("fp32", lambda: zk.noise_dots([prev], 5))
-    return passes
-
-
-def seconds_of(function: Callable[[], None], device: str) -> float:
-    if device == "cuda":
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        function()
-        end.record()
-        torch.cuda.synchronize()
-        return begin.elapsed_time(end) / 1e3
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+NUMELS = {"cpu": [1 << 20, 1 << 26], "cuda": [1 << 20, 1 << 26, 1 << 30]}
+# A small layout is over in microseconds: more rounds, until each contender has had this long.
+LEAST_SECONDS, MOST_ROUNDS = 0.02, 100
 
 
 def extra_memory(numel: int) -> int:
@@ -131,16 +85,21 @@ def ratio(seconds: dict[str, list[float]], name: str, over: str) -> float:
 def one_core(numel: int, rounds: int) -> dict[str, float]:
     """Name of each of GOALS -> its ratio on one thread, best CPU times: other work hardly shows."""
     torch.set_num_threads(1)
-    named = {name for goal in GOALS for name in (goal.name, goal.over)}
-    passes = {n: f for n, (_, f) in contenders(numel, "cpu").items() if n in named}
 
     def cpu_seconds(function: Callable[[], None]) -> float:
         start = time.thread_time()
         function()
         return time.thread_time() - start
 
-    best = {name: min(s) for name, s in measure(passes, rounds, cpu_seconds).items()}
+    seconds = measure(of_goals(numel), rounds, cpu_seconds)
+    best = {name: min(s) for name, s in seconds.items()}
     return {goal.name: best[goal.over] / best[goal.name] for goal in GOALS}
+
+
+def of_goals(numel: int) -> dict[str, Callable[[], None]]:
+    """The passes that GOALS speaks of, over one tensor of `numel` elements on the CPU."""
+    named = {name for goal in GOALS for name in (goal.name, goal.over)}
+    return {n: c.run for n, c in contenders([(numel,)], "cpu").items() if n in named}
 
 
 def missed(ratios: dict[str, float], limits: dict[str, float]) -> list[str]:
@@ -153,51 +112,114 @@ def missed(ratios: dict[str, float], limits: dict[str, float]) -> list[str]:
     ]
 
 
-def rows_of(seconds: dict[str, list[float]], dtypes: dict[str, str], numel: int) -> list[dict]:
+def check(numel: int, rounds: int, timer: Callable[[Callable[[], None]], float]) -> list[str]:
+    """What `missed` says of the best of ATTEMPTS; ends with the first that misses nothing."""
+    passes, best, wrong = of_goals(numel), {goal.name: 0.0 for goal in GOALS}, []
+    for _ in range(ATTEMPTS):
+        seconds = measure(passes, rounds, timer)
+        best = {g.name: max(best[g.name], ratio(seconds, g.name, g.over)) for g in GOALS}
+        wrong = missed(best, {goal.name: goal.goal for goal in GOALS})
+        if not wrong:
+            break
+    return wrong
+
+
+def timer_of(device: str) -> Callable[[Callable[[], None]], float]:
+    """Seconds of one call: by the device's events, or the wall clock."""
+    marks = Marks(device)
+
+    def seconds(function: Callable[[], None]) -> float:
+        marks()
+        function()
+        marks()
+        return marks.seconds()[0]
+
+    return seconds
+
+
+def host_seconds(function: Callable[[], None]) -> float:
+    """Wall seconds until a call returns, while the GPU has nothing else to do."""
+    start = time.perf_counter()
+    function()
+    elapsed = time.perf_counter() - start
+    torch.cuda.synchronize()
+    return elapsed
+
+
+def measure_layout(
+    layout: str, shapes: Shapes, device: str, rounds: int, skip: list[str], cases: Cases
+) -> list[dict[str, Any]]:
+    """One row a contender; those that fail, or that `skip` names the beginning of, have none."""
+    found = {}
+    timer = timer_of(device)
+    for name, contender in contenders(shapes, device).items():
+        if not name.startswith(tuple(skip)):
+            took = cases.run(f"{layout}, {name}", lambda c=contender: (c.run(), timer(c.run))[1])
+            if took is not None:
+                found[name] = contender
+                rounds = max(rounds, min(MOST_ROUNDS, int(LEAST_SECONDS / max(took, 1e-6))))
+    passes = {name: c.run for name, c in found.items()}
+    seconds = measure(passes, rounds, timer)
+    host = measure(passes, 7, host_seconds) if device == "cuda" else None
+    elements = sum(math.prod(s) for s in shapes)
+    rows = rows_of(seconds, found, elements)
+    for row in rows:
+        row |= {"layout": layout, "elements": elements, "tensors": len(shapes), "rounds": rounds}
+        row["host_s"] = host and statistics.median(host[row["pass"]])
+        told = ", ".join(f"{k} {v:.2f}" for k, v in row.items() if k.startswith("times") and v)
+        print(f"{layout:<18} {row['pass']:<32} {row['elements_per_s'] / 1e9:8.2f} G/s   {told}")
+    return rows
+
+
+def rows_of(
+    seconds: dict[str, list[float]], found: dict[str, Contender], elements: int
+) -> list[dict[str, Any]]:
+    """Spread, speed, and the speed over that of mul_, a copy and MeZO's pass of the same dtype.
+
+    "share of copy" compares bytes a second: what a pass moves at least against 2 bytes a byte.
+    """
     rows = []
-    for name, dtype in dtypes.items():
-        ratios = {f"times {b}": ratio(seconds, name, b) for b in (f"mul_ {dtype}", "MeZO fp32")}
-        median = statistics.median(seconds[name])
-        rows.append(
-            {"pass": name, "median_s": median, "least_s": min(seconds[name]),
-             "greatest_s": max(seconds[name]), "elements_per_s": numel / median, **ratios}
-        )  # fmt: skip
-        speed = ", ".join(f"{k} {v:.2f}" for k, v in ratios.items())
-        print(f"{name:<32} {numel / median / 1e9:7.2f} G elements/s   {speed}")
+    for name, contender in found.items():
+        own, row = spread(seconds[name]), {"pass": name, "dtype": contender.dtype}
+        for over in ("mul_", "MeZO"):
+            other = f"{over} {contender.dtype}"
+            row[f"times {over}"] = ratio(seconds, name, other) if other in seconds else None
+        copy = f"copy_ {contender.dtype}"
+        if copy in seconds:
+            row["share of copy"] = ratio(seconds, name, copy) * contender.bytes / found[copy].bytes
+        rows.append({**row, **own, "elements_per_s": elements / own["median_s"],
+                     "bytes_per_s": elements * contender.bytes / own["median_s"]})  # fmt: skip
     return rows
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--numel", type=int, default=1 << 26)
+    parser.add_argument("--numel", type=int, nargs="+", help=f"of one tensor; default {NUMELS}")
+    parser.add_argument("--lora", type=int, default=300, help="tensors of an adapter; 0: none")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--skip", nargs="*", default=[], help="beginnings of passes' names")
+    parser.add_argument("--budget", type=float, default=150, help="seconds; what is left is told")
     parser.add_argument("--out")
     parser.add_argument("--check", action="store_true", help="fail where a goal is missed")
     args = parser.parse_args()
     if args.check and args.device != "cpu":
         parser.error(f"--check knows goals for the CPU alone, not for {args.device!r}")
-    extra = extra_memory(args.numel) if args.device == "cpu" else None
-    found = contenders(args.numel, args.device)
-    dtypes = {name: dtype for name, (dtype, _) in found.items()}
-    passes = {name: function for name, (_, function) in found.items()}
-    best, wrong = {goal.name: 0.0 for goal in GOALS}, []
-    for _ in range(ATTEMPTS):
-        seconds = measure(passes, args.rounds, lambda f: seconds_of(f, args.device))
-        rows = rows_of(seconds, dtypes, args.numel)
-        best = {g.name: max(best[g.name], ratio(seconds, g.name, g.over)) for g in GOALS}
-        wrong = missed(best, {goal.name: goal.goal for goal in GOALS})
-        if not (args.check and wrong):
-            break
-    print(f"extra memory of a pass: {extra} bytes")
+    numels = args.numel or NUMELS[args.device]
+    wrong = check(max(numels), args.rounds, timer_of("cpu")) if args.check else []
+    cases, rows = Cases(args.budget), []
     if args.out or not args.check:
+        extra = extra_memory(max(numels)) if args.device == "cpu" else None
+        for layout, shapes in layouts(numels, args.lora).items():
+            some = (layout, shapes, args.device, args.rounds, args.skip, cases)
+            rows += cases.run(layout, measure_layout, *some) or []
         out = args.out or RESULTS / f"bench_pass_{args.device}.json"
         backend = zk.default_backend(args.device)
-        record(out, {"numel": args.numel, "backend": backend, "rounds": args.rounds,
-                     "extra_bytes": extra, "passes": rows})  # fmt: skip
+        record(out, {"backend": backend, "extra_bytes": extra, "passes": rows,
+                     "left_out": cases.left_out})  # fmt: skip
     if args.check:
         print("\n".join(wrong) if wrong else "all goals of speed are met")
-    return int(bool(args.check and wrong))
+    return max(cases.code(), int(bool(wrong)))
 
 
 if __name__ == "__main__":

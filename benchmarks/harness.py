@@ -1,7 +1,11 @@
-"""What every benchmark shares: timing by medians, and results as JSON that says where it ran."""
+"""What every benchmark shares: times and their spread, cases that may fail, and results as JSON.
+
+The JSON says where, on what and by which command it was measured.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -13,12 +17,13 @@ import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "triton", "transformers", "trl", "peft", "scipy", "sacrebleu")
+T = TypeVar("T")
 
 
 def processor() -> str:
@@ -30,6 +35,16 @@ def processor() -> str:
     except (OSError, StopIteration):
         pass
     return f"{model}, {len(os.sched_getaffinity(0))} cores"
+
+
+def driver() -> str | None:
+    """Version of the GPU's driver; None where there is none."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.splitlines()[0].strip()
 
 
 def commit() -> str:
@@ -59,6 +74,7 @@ def provenance() -> dict[str, Any]:
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     return {
         "device": gpu or processor(),
+        "driver": driver(),
         "threads": torch.get_num_threads(),
         "versions": versions,
         "commit": commit(),
@@ -76,13 +92,67 @@ def record(path: Path | str, results: dict[str, Any]) -> None:
     beside.replace(path)
 
 
-def median_seconds(function: Callable[[], Any], repeats: int = 7, warmup: int = 2) -> list[float]:
-    """[median, least, greatest] wall seconds of `function` on the CPU."""
-    for _ in range(warmup):
-        function()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return [statistics.median(seconds), min(seconds), max(seconds)]
+def spread(seconds: list[float]) -> dict[str, float]:
+    """Median, quartiles and extremes of `seconds`, by the JSON's names."""
+    low, _, high = statistics.quantiles(seconds * 2 if len(seconds) == 1 else seconds, n=4)
+    return {
+        "median_s": statistics.median(seconds),
+        "low_s": low,
+        "high_s": high,
+        "least_s": min(seconds),
+        "greatest_s": max(seconds),
+    }
+
+
+class Marks:
+    """Points in the work of a device: events on a GPU, which do not wait, the clock on a CPU."""
+
+    def __init__(self, device: str) -> None:
+        self._cuda = torch.device(device).type == "cuda"
+        self._points: list[Any] = []
+
+    def __call__(self) -> None:
+        """One point, after the work handed to the device so far."""
+        point = torch.cuda.Event(enable_timing=True) if self._cuda else time.perf_counter()
+        if self._cuda:
+            point.record()
+        self._points.append(point)
+
+    def seconds(self) -> list[float]:
+        """Seconds between each point and the next; waits for the device, then starts anew."""
+        points, self._points = self._points, []
+        if not self._cuda:
+            return [b - a for a, b in itertools.pairwise(points)]
+        torch.cuda.synchronize()
+        return [a.elapsed_time(b) / 1e3 for a, b in itertools.pairwise(points)]
+
+
+class Cases:
+    """Runs the cases of a benchmark: one that fails, or comes too late, does not cost the others.
+
+    budget: seconds from now after which no further case is started.
+    left_out: name of a case that did not run to its end -> the reason.
+    """
+
+    def __init__(self, budget: float) -> None:
+        self._end = time.monotonic() + budget
+        self._budget = budget
+        self.left_out: dict[str, str] = {}
+
+    def run(self, name: str, function: Callable[..., T], *arguments: Any) -> T | None:
+        """What `function(*arguments)` returns; None where the case is left out."""
+        if time.monotonic() > self._end:
+            self.left_out[name] = f"the time budget of {self._budget:.0f} s was spent"
+            return None
+        try:
+            return function(*arguments)
+        except Exception as error:  # out of memory, no compiler, a defect: told, and exit code 1
+            first = next(iter(str(error).splitlines()), "")
+            self.left_out[name] = f"{type(error).__name__}: {first}"
+            return None
+
+    def code(self) -> int:
+        """The exit code, after a sentence for each case that was left out."""
+        for name, reason in self.left_out.items():
+            print(f"left out: {name}: {reason}")
+        return int(bool(self.left_out))
