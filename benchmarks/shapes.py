@@ -1,4 +1,4 @@
-"""Llama models of published shapes with random weights; time and memory are those of trained ones."""
+"""Llama models of published shapes with random weights, which cost what trained ones cost."""
 
 from __future__ import annotations
 
