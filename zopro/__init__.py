@@ -1,8 +1,8 @@
 """zopro: preference optimisation of language models by forward passes alone.
 
-`ZOPrO` needs torch alone. It and the trainers are imported on first use, so that `import zopro`
-does not need trl (`pip install zopro[train]` brings what the trainers need), and so that
-`zopro --help` does not wait for torch.
+`ZOPrO`, `StepLog` and `replay` need torch alone. They and the trainers are imported on first use,
+so that `import zopro` does not need trl (`pip install zopro[train]` brings what the trainers need),
+and so that `zopro --help` does not wait for torch.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .optimizer import ZOPrO
 
-__all__ = ["IterationConfig", "ZOPrO", "ZOPrOConfig", "ZOPrOTrainer", "ZerothOrderArguments",
-           "ZerothOrderMixin", "iterate"]  # fmt: skip
+__all__ = ["IterationConfig", "StepLog", "ZOPrO", "ZOPrOConfig", "ZOPrOTrainer",
+           "ZerothOrderArguments", "ZerothOrderMixin", "iterate", "replay"]  # fmt: skip
 
 _TRAINER = ("ZOPrOConfig", "ZOPrOTrainer", "ZerothOrderArguments", "ZerothOrderMixin")
 _LAZY = {
     **dict.fromkeys(_TRAINER, "zopro.trainer"),
+    **dict.fromkeys(("StepLog", "replay"), "zopro.steplog"),
     **dict.fromkeys(("IterationConfig", "iterate"), "zopro.iterations"),
 }
 

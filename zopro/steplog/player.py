@@ -1,0 +1,208 @@
+"""Weights rebuilt from a step log, to the bit, by the optimizer that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..devices import numbers
+from ..digests import digest_each, joined
+from ..directions import Plan
+from ..measure import Pending
+from ..optimizer import ZOPrO
+from ..targets import Targets
+from . import layout as f
+from .aims import load_aim
+from .reader import Log, read_log
+from .waiting import usual_moves
+
+
+def replay(
+    log: Log | str | Path,
+    parameters: Mapping[str, Tensor] | Sequence[Tensor],
+    until: int | None = None,
+    *,
+    backend: str | None = None,
+) -> str:
+    """Takes `parameters` from where the log begins to where it ends, or to `until` steps of the
+    optimizer; returns the SHA-256 of their bits, as the log's marks have it.
+
+    parameters: the trainable ones that training started from, by name or in the log's order, with
+    their shapes and dtypes, on any device; written in place. backend: of zopro_kernels. One update
+    a step is enough where training restored exactly; in place, every pass left its roundings in
+    the weights and is made again. On every backend and device the bits are those of the training.
+
+    Raises ValueError for a log or parameters that do not fit, before anything is written, and for
+    weights that differ from a mark in the log: they are then those of that step.
+    """
+    log = log if isinstance(log, Log) else read_log(log)
+    tensors = _matched(log.head, parameters)
+    end = log.steps if until is None else checks.integer("until", until, 0)
+    if not log.head.steps <= end <= log.steps:
+        raise ValueError(
+            f"until={end} is not in the log: it holds steps {log.head.steps} to {log.steps}"
+        )
+    _check_base(log.head, tensors)
+    player = _Player(log, tensors, backend)
+    for record in log.records:
+        if until is not None and player.steps == end and isinstance(record, f.Step | f.Moves):
+            break
+        player.play(record)
+    return joined(digest_each(tensors))
+
+
+def _matched(head: f.Head, given: Mapping[str, Tensor] | Sequence[Tensor]) -> list[Tensor]:
+    """The parameters in the log's order."""
+    known = head.parameters
+    if isinstance(given, Mapping):
+        missing = [p.name for p in known if p.name not in given]
+        if missing:
+            raise ValueError(
+                f"parameters has no {missing[0]!r}, which the log trains: give what the run "
+                "started from"
+            )
+        given = [given[p.name] for p in known]
+    if len(given) != len(known):
+        raise ValueError(
+            f"parameters has {len(given)} tensors where the log trains {len(known)}: give what the "
+            "run started from"
+        )
+    for tensor, p in zip(given, known):
+        found = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+        if found != (p.shape, p.dtype):
+            raise ValueError(
+                f"parameter {p.name!r} is {found[1]} {found[0]} where the log has {p.dtype} "
+                f"{p.shape}: give what the run started from"
+            )
+    return list(given)
+
+
+def _check_base(head: f.Head, tensors: Iterable[Tensor]) -> None:
+    for digest, p in zip(digest_each(tensors), head.parameters):
+        if digest != p.digest:
+            raise ValueError(
+                f"parameter {p.name!r} has other weights than the run started from (SHA-256 "
+                f"{digest[:12]}, the log has {p.digest[:12]}): give the run's base"
+            )
+
+
+class _Player:
+    """The optimizer of the log, fed with its numbers instead of losses.
+
+    The weights never are away between steps of a run that restored exactly, so it plays in place:
+    one pass a step. Records are independent of how many of them a pass will take one day.
+    """
+
+    def __init__(self, log: Log, tensors: list[Tensor], backend: str | None) -> None:
+        head = log.head
+        self._folder = None if log.path is None else log.path.parent
+        self._params = [torch.nn.Parameter(t.detach()) for t in tensors]
+        groups = [{"params": []} for _ in range(head.groups)]
+        for p, known in zip(self._params, head.parameters):
+            groups[known.group]["params"].append(p)
+        self._opt = ZOPrO(groups, lr=0.0, restore="inplace", backend=backend)
+        self._opt._indices = {p: known.index for p, known in zip(self._params, head.parameters)}
+        self._opt._step_count, self._opt._passes = head.steps, head.passes
+        self._d = 0.0
+        self._take(head.seed, head.options)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the optimizer so far."""
+        return self._opt._step_count
+
+    def play(self, record: f.Record) -> None:
+        """Does what `record` says."""
+        if isinstance(record, f.Step):
+            self._step(record)
+        elif isinstance(record, f.Groups):
+            for g, group in enumerate(self._opt.param_groups):
+                group["eps"], group["maximize"] = record.eps[g], record.maximize[g]
+                group["weight_decay"] = record.weight_decay[g]
+        elif isinstance(record, f.Aim):
+            self._targets(record)
+        elif isinstance(record, f.Moves):
+            self._d, self._explicit, self._opt._plan = record.d, True, None
+            self._pass(record.moves)
+        else:
+            self._mark(record)
+
+    def _take(self, seed: int, options: f.Options) -> None:
+        opt = self._opt
+        opt._seed, opt._distribution, opt._estimator = seed, options.distribution, options.estimator
+        opt._num_directions, opt._rounding = options.num_directions, options.rounding
+        self._exact = options.restore == "exact"
+        opt._targets = opt._plan = None
+        self._explicit = False
+
+    def _targets(self, aim: f.Aim) -> None:
+        self._opt._targets = self._opt._plan = None
+        if aim.file is not None:
+            prev, v = load_aim(self._folder, aim, self._params)
+            norm = dict(zip(self._params, aim.norms))
+            # The log holds d itself: the schedule has done its part.
+            self._opt._targets = Targets(prev, v, norm, lambda *_: self._d, None, 1.0, 0)
+
+    def _step(self, r: f.Step) -> None:
+        opt = self._opt
+        for g, group in enumerate(opt.param_groups):
+            group["lr"] = r.lr[g] if len(r.lr) > 1 else r.lr[0]
+        self._d = r.d
+        if not self._explicit:  # else the weights may be somewhere on the plan already
+            opt._plan = None
+        plan = opt._current_plan()
+        if self._exact:
+            opt._passes = r.passes - 1  # of the others nothing remains
+        elif not self._explicit:
+            two_sided = opt._estimator == "two_sided"
+            self._pass(usual_moves(len(r.slopes), two_sided, r.estimates, r.apart))
+        opt._pending = _pending(r, plan, opt._estimator == "two_sided")
+        opt._finish_step()
+        self._explicit = False
+        if opt._passes != r.passes:
+            raise ValueError(
+                f"step {r.step} of the log took {r.passes - opt._passes:+d} passes more than its "
+                "records: the log cannot be replayed beyond it"
+            )
+
+    def _pass(self, moves: Iterable[f.Move]) -> None:
+        """Passes in place, each with the rounding seed that it had."""
+        opt, plans = self._opt, {}
+        plan = opt._current_plan()
+        for move in moves:
+            if move.where == f.HOME:
+                opt._weights.home()
+            elif move.where != f.FREE:
+                eps = plan.eps if move.where == f.PLUS else -plan.eps
+                opt._weights.move(plan, plan.directions[move.stream], eps)
+            else:
+                key = move.seed, move.count
+                if key not in plans:
+                    plans[key] = opt._build_plan(*key)
+                other = plans[key]
+                scale = numbers([move.scale[g] for g in other.group_of], other.device)
+                opt._weights.move(other, other.directions[move.stream], scale)
+
+    def _mark(self, record: f.Mark | f.Resume) -> None:
+        digest = joined(digest_each(self._params))
+        if digest != record.digest:
+            raise ValueError(
+                f"the weights after step {record.steps} are not those of the run (SHA-256 "
+                f"{digest[:12]}, the log has {record.digest[:12]}): something else than the "
+                "optimizer changed the run's weights before it"
+            )
+        self._opt._passes = record.passes
+        if isinstance(record, f.Resume):
+            self._take(record.seed, record.options)
+
+
+def _pending(r: f.Step, plan: Plan, two_sided: bool) -> Pending:
+    """One estimate whose slopes are the record's, exactly: (2 s - 0) / 2, or s - 0."""
+    k, width = len(r.slopes), 2.0 if two_sided else 1.0
+    losses = float("nan") if r.skipped else 0.0
+    sums = [*(width * s for s in r.slopes), *[0.0] * k, losses]
+    return Pending(numbers(sums, plan.device), loss_count=1, estimates=1)
