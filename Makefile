@@ -38,12 +38,12 @@ static: env
 	@echo "== registers, spills and instructions an element of the GPU kernels (no GPU needed) =="
 	$(BIN)/python tools/static_report.py
 
+# Each under ten minutes; budgets of the steps: benchmarks/bench_all.py. Then benchmarks/tables.py.
 bench: env
-	$(BIN)/python benchmarks/bench_pass.py
+	$(BIN)/python benchmarks/bench_all.py cpu
 
 bench-gpu: env
-	@echo "== bits of all backends, memory checks, times of passes, on this machine's GPU =="
-	$(BIN)/python benchmarks/gpu_check.py --json benchmarks/results/gpu_check.json
+	$(BIN)/python benchmarks/bench_all.py cuda
 
 # SmolLM2-135M-Instruct on the three tasks: a supervised start, then tuning and comparison.
 learning-gpu: env

@@ -21,13 +21,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import peers
 import shapes
 import torch
-from harness import RESULTS, Cases, record
+from harness import Cases, options, parsed
 from torch import Tensor
 
 PLANS = {
@@ -150,14 +149,11 @@ def in_a_process(way: str, plan: str, device: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__, budget=150)
     parser.add_argument("--plan", nargs="+", help="SHAPE:DTYPE:full|lora:BATCHxLENGTH; shapes: "
                         f"{', '.join(shapes.SHAPES)}")  # fmt: skip
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--budget", type=float, default=150, help="seconds; what is left is told")
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parsed(parser)
     plans = args.plan or PLANS[args.device]
     if args.way:
         print(json.dumps(measure(args.way, plans[0], args.device)))
@@ -175,9 +171,7 @@ def main() -> int:
             rows.append(row)
             told = "" if forward is None else f", {row['over_forward']:.3f} of the forward"
             print(f"{plan:24} {way:18} {row['peak_bytes'] / 2**20:9.1f} MB{told}")
-    out = args.out or RESULTS / f"bench_memory_{args.device}.json"
-    record(out, {"steps": rows, "left_out": cases.left_out})
-    return cases.code()
+    return cases.finish(args, "bench_memory", {"steps": rows})
 
 
 if __name__ == "__main__":

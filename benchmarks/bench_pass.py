@@ -14,7 +14,6 @@ again, twice at most, because other work on the machine looks like one. It write
 
 from __future__ import annotations
 
-import argparse
 import math
 import resource
 import statistics
@@ -24,7 +23,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from harness import RESULTS, Cases, Marks, record, spread
+from harness import Cases, Marks, options, parsed, spread
 from pass_contenders import Contender, Shapes, contenders, layouts
 
 import zopro_kernels as zk
@@ -193,33 +192,28 @@ def rows_of(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__, budget=150)
     parser.add_argument("--numel", type=int, nargs="+", help=f"of one tensor; default {NUMELS}")
     parser.add_argument("--lora", type=int, default=300, help="tensors of an adapter; 0: none")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--skip", nargs="*", default=[], help="beginnings of passes' names")
-    parser.add_argument("--budget", type=float, default=150, help="seconds; what is left is told")
-    parser.add_argument("--out")
     parser.add_argument("--check", action="store_true", help="fail where a goal is missed")
-    args = parser.parse_args()
+    args = parsed(parser)
     if args.check and args.device != "cpu":
         parser.error(f"--check knows goals for the CPU alone, not for {args.device!r}")
     numels = args.numel or NUMELS[args.device]
     wrong = check(max(numels), args.rounds, timer_of("cpu")) if args.check else []
-    cases, rows = Cases(args.budget), []
-    if args.out or not args.check:
-        extra = extra_memory(max(numels)) if args.device == "cpu" else None
-        for layout, shapes in layouts(numels, args.lora).items():
-            some = (layout, shapes, args.device, args.rounds, args.skip, cases)
-            rows += cases.run(layout, measure_layout, *some) or []
-        out = args.out or RESULTS / f"bench_pass_{args.device}.json"
-        backend = zk.default_backend(args.device)
-        record(out, {"backend": backend, "extra_bytes": extra, "passes": rows,
-                     "left_out": cases.left_out})  # fmt: skip
     if args.check:
         print("\n".join(wrong) if wrong else "all goals of speed are met")
-    return max(cases.code(), int(bool(wrong)))
+        if not args.out:
+            return int(bool(wrong))
+    cases, rows = Cases(args.budget), []
+    extra = extra_memory(max(numels)) if args.device == "cpu" else None
+    for layout, shapes in layouts(numels, args.lora).items():
+        some = (layout, shapes, args.device, args.rounds, args.skip, cases)
+        rows += cases.run(layout, measure_layout, *some) or []
+    facts = {"backend": zk.default_backend(args.device), "extra_bytes": extra}
+    return max(cases.finish(args, "bench_pass", {"passes": rows}, **facts), int(bool(wrong)))
 
 
 if __name__ == "__main__":

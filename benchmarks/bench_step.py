@@ -12,18 +12,16 @@ from its operations (peers.py).
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import statistics
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import peers
 import shapes
 import torch
-from harness import RESULTS, Cases, Marks, record, spread
+from harness import Cases, Marks, options, parsed, spread
 from torch import Tensor
 
 from zopro import ZOPrO
@@ -129,20 +127,15 @@ def measure_plan(plan: str, device: str, rounds: int, cases: Cases) -> list[dict
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__, budget=150)
     parser.add_argument("--plan", nargs="+", help="SHAPE:DTYPE:full|lora:BATCHxLENGTH; shapes: "
                         f"{', '.join(shapes.SHAPES)}")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--budget", type=float, default=150, help="seconds; what is left is told")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    args = parsed(parser)
     cases, rows = Cases(args.budget), []
     for plan in args.plan or PLANS[args.device]:
         rows += cases.run(plan, measure_plan, plan, args.device, args.rounds, cases) or []
-    out = args.out or RESULTS / f"bench_step_{args.device}.json"
-    record(out, {"steps": rows, "left_out": cases.left_out})
-    return cases.code()
+    return cases.finish(args, "bench_step", {"steps": rows})
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ The JSON says where, on what and by which command it was measured.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import os
@@ -104,6 +105,26 @@ def spread(seconds: list[float]) -> dict[str, float]:
     }
 
 
+def options(doc: str | None, budget: float) -> argparse.ArgumentParser:
+    """What every benchmark takes: `doc` is its docstring, `budget` its seconds by default."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--budget", type=float, default=budget,
+                        help="seconds after which no case is started")  # fmt: skip
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/NAME_DEVICE.json")
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line; exits with 2 and a sentence where the device is not there."""
+    args = parser.parse_args()
+    if args.device not in ("cpu", "cuda"):
+        parser.error(f"--device {args.device!r} is not known: cpu or cuda")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU here; use --device cpu")
+    return args
+
+
 class Marks:
     """Points in the work of a device: events on a GPU, which do not wait, the clock on a CPU."""
 
@@ -151,8 +172,16 @@ class Cases:
             self.left_out[name] = f"{type(error).__name__}: {first}"
             return None
 
-    def code(self) -> int:
-        """The exit code, after a sentence for each case that was left out."""
+    def finish(
+        self, args: argparse.Namespace, name: str, rows: dict[str, list], **facts: Any
+    ) -> int:
+        """Writes the record of benchmark `name`, unless it has no rows; the exit code.
+
+        The code is 1, after a sentence for each, where cases were left out.
+        """
+        if any(rows.values()):
+            out = args.out or RESULTS / f"{name}_{args.device}.json"
+            record(out, {**facts, **rows, "left_out": self.left_out})
         for name, reason in self.left_out.items():
             print(f"left out: {name}: {reason}")
         return int(bool(self.left_out))

@@ -81,7 +81,7 @@ def test_check_exits_with_1_and_a_sentence(bench_pass, monkeypatch, capsys, fact
     monkeypatch.setattr(bench_pass, "ratio", lambda seconds, name, over: goals.get(name, 1.0))
     command = ["bench_pass.py", "--check", "--numel", "4096", "--rounds", "1"]
     monkeypatch.setattr(sys, "argv", command)
-    monkeypatch.setattr(bench_pass, "record", lambda *_: pytest.fail("--check wrote a file"))
+    monkeypatch.setattr(bench_pass, "Cases", lambda _: pytest.fail("--check measured for a file"))
     monkeypatch.setattr(bench_pass.torch.cuda, "is_available", lambda: False)
     assert bench_pass.main() == code
     said = capsys.readouterr().out.splitlines()
