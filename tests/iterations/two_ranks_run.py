@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from iterations.tiny_run import longer, run
 
-from zopro.trainer.distributed import digest
+from zopro.digests import digest
 
 torch.set_num_threads(1)
 OUT, RANK = Path(sys.argv[1]), int(os.environ["RANK"])

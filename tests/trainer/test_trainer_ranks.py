@@ -12,7 +12,7 @@ from trainer.tiny_llama import build_model, tokens
 from trainer.tiny_trainer import Reports, ZOTrainer, arguments
 
 import zopro
-from zopro.trainer.distributed import digest
+from zopro.digests import digest
 
 HERE = Path(__file__).parent
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "reward": ("starts", "a reward model from a task's preference pairs"),
     "eval": ("evaluate", "generate and score: metrics with intervals beside the task's baselines"),
     "data": ("data", "fetch and cache a task's data; rows by split"),
+    "replay": ("replay", "weights rebuilt from a step log, to the bit; the log as a table"),
     "doctor": ("doctor", "what works on this machine, what is missing and why"),
 }
 

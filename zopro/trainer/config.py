@@ -69,6 +69,8 @@ class ZerothOrderArguments:
         zo_restore: after a perturbation: "exact", the very bits; "inplace", no memory; "auto".
         zo_seed (int or None): seed of the noise; None takes `seed`. Rank 0's holds on all ranks.
         zo_backend (str or None): of the kernels; None picks by device.
+        zo_log_steps: write `steps.zolog` to the output folder, from which `zopro replay` rebuilds
+            the weights of any step (docs/replay.md); an adapter's start is saved beside it.
     """
 
     # Other defaults than Hugging Face's, so that a notice tells of a user's choice alone.
@@ -106,6 +108,9 @@ class ZerothOrderArguments:
     )
     zo_backend: str | None = field(
         default=None, metadata={"help": "Backend of the kernels. None picks by device."}
+    )
+    zo_log_steps: bool = field(
+        default=True, metadata={"help": "Write the steps.zolog that `zopro replay` reads."}
     )
 
     def __post_init__(self):

@@ -4,7 +4,6 @@ Each rank perturbs and updates its own replica. Nothing but scalars crosses betw
 seed once, the losses at each estimate, and a digest of the weights now and then.
 """
 
-import hashlib
 from collections.abc import Iterable
 
 import torch
@@ -12,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers import TrainerCallback
 
-_CHUNK = 1 << 24  # elements that the digest copies to the host at a time
+from zopro.digests import digest
 
 
 def refuse_sharding(accelerator: Accelerator, args) -> None:
@@ -79,16 +78,6 @@ def mean_loss(accelerator: Accelerator, loss: torch.Tensor) -> torch.Tensor:
     if accelerator.num_processes == 1:
         return loss
     return accelerator.gather(loss.detach().double().reshape(1)).mean()
-
-
-def digest(parameters: Iterable[torch.Tensor]) -> str:
-    """SHA-256 of the bits of `parameters` (any shapes, dtypes and devices) in their order."""
-    sha = hashlib.sha256()
-    for parameter in parameters:
-        flat = parameter.detach().reshape(-1)
-        for chunk in flat.split(_CHUNK):
-            sha.update(chunk.contiguous().view(torch.uint8).cpu().numpy())
-    return sha.hexdigest()
 
 
 class SameWeights(TrainerCallback):

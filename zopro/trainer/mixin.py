@@ -18,6 +18,7 @@ from .distributed import (
     refuse_wrapped,
 )
 from .evaluation import CommonRandomNumbers, root_in_eval, submodules_in_eval
+from .logs import LogSteps
 
 
 class ZerothOrderMixin:
@@ -84,6 +85,8 @@ class ZerothOrderMixin:
             )
         if not any(isinstance(c, SameWeights) for c in self.callback_handler.callbacks):
             self.add_callback(SameWeights)
+        if not any(isinstance(c, LogSteps) for c in self.callback_handler.callbacks):
+            self.add_callback(LogSteps)
         return self.optimizer
 
     @property

@@ -1,0 +1,37 @@
+"""The step log of a training run: `steps.zolog` in its output folder."""
+
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+from zopro.steplog import StepLog
+
+NAME, START = "steps.zolog", "start_adapter"
+
+
+class LogSteps(TrainerCallback):
+    """Opens the log when training starts, its checkpoint loaded, and closes it at the end.
+
+    One rank writes. An adapter is saved as it starts, once, to `start_adapter`: what initialised
+    it at random is gone afterwards, and a replay begins from it.
+    """
+
+    def __init__(self) -> None:
+        self._log: StepLog | None = None
+
+    def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
+        if not args.zo_log_steps or not state.is_world_process_zero:
+            return
+        if self._log is not None:
+            self._log.close(mark=False)  # a run that an error ended
+        folder = Path(args.output_dir)
+        zopro = getattr(optimizer, "optimizer", optimizer)
+        if zopro.step_count == 0 and hasattr(model, "peft_config"):
+            model.save_pretrained(folder / START, selected_adapters=model.active_adapters)
+        self._log = StepLog(folder / NAME, zopro)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self._log is not None:
+            # The best checkpoint's weights, where they have been loaded, are not the last step's.
+            self._log.close(mark=not args.load_best_model_at_end)
+            self._log = None
