@@ -39,7 +39,7 @@ STEPS: dict[str, list[tuple[list[str], int]]] = {
 GRACE = 30
 
 
-def run(command: list[str], budget: float, grace: float = GRACE) -> str:
+def run(command: list[str], budget: float) -> str:
     """Runs one step; "" where it ended well, else what became of it."""
     own = ["--budget", str(budget)] if command[0].startswith("bench_") else []
     # A group of its own, so that its children end with it.
@@ -47,9 +47,9 @@ def run(command: list[str], budget: float, grace: float = GRACE) -> str:
         [sys.executable, str(HERE / command[0]), *command[1:], *own], start_new_session=True
     )
     try:
-        code = process.wait(budget + grace)
+        code = process.wait(budget + GRACE)
     except subprocess.TimeoutExpired:
-        return f"stopped after {budget + grace:.0f} s"
+        return f"stopped after {budget + GRACE:.0f} s"
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -10,29 +10,12 @@ import re
 import sys
 from collections.abc import Callable
 
+import bench_tables
 import learning_tables
 from document import ROOT, NotMeasured, load, markdown, source
 
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def pass_cpu() -> str:
-    result = load("bench_pass_cpu.json")
-    rows = []
-    for p in result["passes"]:
-        dtype = next(d for d in ("fp32", "bf16", "fp16") if f"times mul_ {d}" in p)
-        rows.append(
-            [p["pass"], f"{p['elements_per_s'] / 1e9:.2f}", f"{p[f'times mul_ {dtype}']:.2f}",
-             f"{p['times MeZO fp32']:.1f}"]
-        )  # fmt: skip
-    head = ["pass", "10^9 elements / s", "times `x.mul_` of the dtype", "times MeZO's (fp32)"]
-    note = (
-        f"{result['numel']:,} elements, medians of {result['rounds']} rounds in one run; extra "
-        f"memory of a pass: {result['extra_bytes']:,} bytes. MeZO's perturbation is re-created "
-        "from its operations (`torch.normal`, multiply, add)."
-    )
-    return f"{markdown(head, rows)}\n\n{note} {source(result, 'bench_pass_cpu.json')}"
 
 
 def noise() -> str:
@@ -132,13 +115,6 @@ def demo() -> str:
     return f"{markdown(head, rows)}\n\n{note} {source(result, 'demo.json')}"
 
 
-def memory() -> str:
-    result = load("trainer_memory.json")
-    rows = [[r["way"], f"{r['peak_mb']:.0f}", f"{r['over_forward']:.2f}"] for r in result["rows"]]
-    head = ["one step", "peak, MB", "over the forward"]
-    return f"{markdown(head, rows)}\n\n{source(result, 'trainer_memory.json')}"
-
-
 def reward_baselines() -> str:
     result = load("reward_baselines.json")
     kinds = list(result["tasks"][0]["kinds"])
@@ -160,14 +136,13 @@ def reward_baselines() -> str:
     return f"{markdown(['task, reward', *kinds], rows)}\n\n{note} {source(result, name)}"
 
 
-MODULES = (learning_tables,)  # each has BLOCKS: name of a table -> function that makes it
+# Each has BLOCKS: name of a table -> the function that makes it.
+MODULES = (bench_tables, learning_tables)
 TABLES: dict[str, Callable[[], str]] = {
     "candidates": candidates,
     "demo": demo,
     "drift": drift,
-    "memory": memory,
     "noise": noise,
-    "pass_cpu": pass_cpu,
     "reward_baselines": reward_baselines,
     "static": static,
     **{name: make for module in MODULES for name, make in module.BLOCKS.items()},
