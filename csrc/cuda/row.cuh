@@ -99,6 +99,7 @@ __device__ __forceinline__ void store_row(T* row, int lane, const Row<T>& in) {
 template <class T>
 __device__ __forceinline__ Row<float> load_companion(const float* row, int lane) {
     Row<float> out;
+    __builtin_assume(__isGlobal(row));
 #pragma unroll
     for (int j = 0; j < 2; ++j)
         out.q[j] = *reinterpret_cast<const Quad*>(row + place<T>(lane, 4 * j));
@@ -124,18 +125,53 @@ __device__ __forceinline__ T element(const Row<T>& row, int m) {
         return T{uint16_t(row.q[0].w[m >> 1] >> (16 * (m & 1)))};
 }
 
+// Rounds eight values up with the law's probabilities; `random`: the words of their rounding call.
+template <class T>
+__device__ __forceinline__ Row<T> stochastic(const float* x, const Words& random) {
+    Row<T> out;
+#pragma unroll
+    for (int q = 0; q < 4; ++q)
+        out.q[0].w[q] = stochastic1(x[2 * q], random.w[q] & 0xFFFFu, T{}) |
+                        stochastic1(x[2 * q + 1], random.w[q] >> 16, T{}) << 16;
+    return out;
+}
+// As if all were finite; then, where the sum of their magnitudes is not, once more with a test of
+// each: one instruction an element for the rare case instead of four.
+template <>
+__device__ __forceinline__ Row<bf16> stochastic(const float* x, const Words& random) {
+    constexpr uint32_t INFINITE = 0x7F800000u;
+    Row<bf16> out;
+    float sum = 0.0f;
+#pragma unroll
+    for (int q = 0; q < 4; ++q) {
+        const uint32_t low = float_bits(x[2 * q]) + (random.w[q] & 0xFFFFu);
+        const uint32_t high = float_bits(x[2 * q + 1]) + (random.w[q] >> 16);
+        out.q[0].w[q] = low >> 16 | (high & 0xFFFF0000u);
+        sum = __fadd_rn(__fadd_rn(sum, fabsf(x[2 * q])), fabsf(x[2 * q + 1]));
+    }
+    if (!(sum < bits_float(INFINITE))) {
+#pragma unroll
+        for (int q = 0; q < 4; ++q) {
+            const uint32_t nearest = nearest2(x[2 * q], x[2 * q + 1], bf16{});
+            const bool low = (float_bits(x[2 * q]) & INFINITE) == INFINITE;
+            const bool high = (float_bits(x[2 * q + 1]) & INFINITE) == INFINITE;
+            const uint32_t taken = (low ? 0xFFFFu : 0u) | (high ? 0xFFFF0000u : 0u);
+            out.q[0].w[q] = (out.q[0].w[q] & ~taken) | (nearest & taken);
+        }
+    }
+    return out;
+}
+
 // Rounds eight values once. `random`: the words of the row's rounding call (stochastic alone).
 template <class T, bool STOCHASTIC>
 __device__ __forceinline__ Row<T> rounded(const float* x, const Words& random) {
+    if constexpr (STOCHASTIC) return stochastic<T>(x, random);
     Row<T> out;
 #pragma unroll
     for (int m = 0; m < 8; m += 2) {
         if constexpr (WIDE<T>) {
             out.q[m >> 2].w[m & 3] = float_bits(x[m]);
             out.q[m >> 2].w[(m & 3) + 1] = float_bits(x[m + 1]);
-        } else if constexpr (STOCHASTIC) {
-            out.q[0].w[m >> 1] = stochastic1(x[m], rounding_bits(random, m), T{}) |
-                                 stochastic1(x[m + 1], rounding_bits(random, m + 1), T{}) << 16;
         } else {
             out.q[0].w[m >> 1] = nearest2(x[m], x[m + 1], T{});
         }
@@ -159,9 +195,22 @@ __device__ __forceinline__ Words sign_words(const Stream& s, uint64_t tile, int 
     }
     return words;
 }
-// -c is c with its sign bit turned.
+// ptxas tests seven bits of a register with one instruction (R2P), but none in a half of a 64-bit
+// product, as two of the words are: moved by a byte they are registers of their own.
+__device__ __forceinline__ Words turned(Words words) {
+#pragma unroll
+    for (uint32_t& w : words.w) {
+#if defined(__CUDA_ARCH__)  // of the C++ expression nothing would remain but other bit numbers
+        asm("prmt.b32 %0, %0, %0, 0x2103;" : "+r"(w));
+#else
+        w = w << 8 | w >> 24;
+#endif
+    }
+    return words;
+}
+// Tested and selected, not shifted into the sign bit: two instructions and a seventh, not three.
 __device__ __forceinline__ float signed_coefficient(float c, uint32_t word, int bit) {
-    return bits_float(float_bits(c) ^ ((word << (31 - bit)) & 0x80000000u));
+    return word & (1u << bit) ? -c : c;
 }
 
 // The row's Gaussians. fp32: even lanes draw the call of their first half, odd ones of their

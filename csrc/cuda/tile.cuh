@@ -19,9 +19,11 @@ struct Form {
     // Rows whose loads are in flight together, at 16 bytes a lane and array at least. With many
     // seeds of signs all sixteen are held: one call a lane serves them all.
     static constexpr bool HOLD = KIND_ == Kind::many && !GAUSSIAN_;
+    static constexpr bool SHORT = KIND_ == Kind::one && !GAUSSIAN_ && !STOCHASTIC_;
     static constexpr int BATCH = HOLD ? 16 : KIND_ == Kind::one ? 4 : 2;
-    static constexpr int THREADS = HOLD ? 128 : 256;
-    static constexpr int BLOCKS = HOLD || (KIND_ == Kind::one && !GAUSSIAN_) ? 3 : 2;  // at once
+    static constexpr int STEP = HOLD ? STOCHASTIC_ ? 1 : 2 : BATCH;  // rows finished together
+    static constexpr int THREADS = HOLD ? 64 : 256;
+    static constexpr int BLOCKS = HOLD ? 4 : SHORT ? 3 : 2;  // at once, without spilling
 };
 
 struct Scalars {
@@ -61,15 +63,15 @@ __device__ __forceinline__ void add_scaled(float* acc, float c, const float* x) 
     for (int m = 0; m < N; ++m) acc[m] = __fadd_rn(acc[m], __fmul_rn(c, x[m]));
 }
 
-// Adds c * sign to BATCH rows, four a word.
-template <int BATCH>
+// Adds c * sign to BATCH rows, four a word; `BYTE`: of the word, where the first row's bits are.
+template <int BATCH, int BYTE = 0>
 __device__ __forceinline__ void add_signs(float (*acc)[8], float c, const uint32_t* words) {
 #pragma unroll
     for (int r = 0; r < BATCH; ++r)
 #pragma unroll
         for (int m = 0; m < 8; ++m)
-            acc[r][m] =
-                __fadd_rn(acc[r][m], signed_coefficient(c, words[r >> 2], 8 * (r & 3) + m));
+            acc[r][m] = __fadd_rn(
+                acc[r][m], signed_coefficient(c, words[r >> 2], 8 * ((r + BYTE) & 3) + m));
 }
 
 // Brings the next batch's bits to the bottom of the first word.
@@ -82,14 +84,14 @@ __device__ __forceinline__ void next_signs(Words& words, int row) {
     words = Words{{words.w[1], words.w[2], words.w[3], 0}};
 }
 
-// Adds c * x for BATCH rows of a companion; all of them are loaded first.
+// Adds c * x for some rows of a companion; all of them are loaded first.
 template <class F>
 __device__ __forceinline__ void add_companion(float (*acc)[8], float c, const float* x, int lane) {
-    Row<float> rows[F::BATCH];
+    Row<float> rows[F::STEP];
 #pragma unroll
-    for (int r = 0; r < F::BATCH; ++r) rows[r] = load_companion<typename F::T>(x + r * ROW, lane);
+    for (int r = 0; r < F::STEP; ++r) rows[r] = load_companion<typename F::T>(x + r * ROW, lane);
 #pragma unroll
-    for (int r = 0; r < F::BATCH; ++r) {
+    for (int r = 0; r < F::STEP; ++r) {
         float values[8];
 #pragma unroll
         for (int m = 0; m < 8; ++m) values[m] = value(rows[r], m);
