@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -51,18 +53,31 @@ Term = tuple[Direction, Tensor]  # a direction and its scale in each tensor, fp6
 
 @dataclass(eq=False)
 class Part:
-    """Tensors of one dtype and device, which one launch writes: their places, or None for all."""
+    """Tensors of one dtype and device, which one launch writes, and their places; None for all."""
 
-    rows: list[int] | None = None
-    index: Tensor | None = None  # the same as int64, on the plan's device
+    tensors: zk.TensorSet
+    index: Tensor | None = None  # int64, on the plan's device
 
-    def of(self, values: list | None) -> list | None:
-        if values is None or self.rows is None:
-            return values
-        return [values[t] for t in self.rows]
-
-    def of_vector(self, values: Tensor) -> Tensor:
+    def of_rows(self, values: Tensor) -> Tensor:
         return values if self.index is None else values.index_select(0, self.index)
+
+
+class Prepared:
+    """Tensor sets that stay prepared over the steps, as long as they hold the same tensors."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[list, list[zk.TensorSet]]] = {}
+
+    def of(
+        self, name: str, tensors: list[Tensor | None], make: Callable[[], list[zk.TensorSet]]
+    ) -> list[zk.TensorSet]:
+        """What `make` makes of these very tensors, now or before."""
+        known, sets = self._kept.get(name, ([], []))
+        same = len(known) == len(tensors) and all(map(operator.is_, known, tensors))
+        if not same or any(s.refreshed() for s in sets):  # moved or cast since the last step
+            sets = make()
+            self._kept[name] = tensors, sets
+        return sets
 
 
 @dataclass(eq=False)
@@ -85,6 +100,7 @@ class Plan:
     backend: str | None
     prev: list[Tensor] | None = None
     v: list[Tensor] | None = None
+    prepared: Prepared = field(default_factory=Prepared)
 
     @property
     def device(self) -> torch.device:
@@ -96,41 +112,69 @@ class Plan:
         kinds: dict[tuple, list[int]] = {}
         for t, p in enumerate(self.tensors):
             kinds.setdefault((p.dtype, p.device), []).append(t)
-        if len(kinds) == 1:
-            return [Part()]
-        return [Part(rows, moved(torch.tensor(rows), self.device)) for rows in kinds.values()]
+        given = [*self.tensors, *(self.prev or ()), None, *(self.v or ())]
+        sets = self.prepared.of("weights", given, lambda: list(map(self._set_of, kinds.values())))
+        if len(sets) == 1:
+            return [Part(sets[0])]
+        return [
+            Part(tensors, moved(torch.tensor(rows), self.device))
+            for tensors, rows in zip(sets, kinds.values())
+        ]
+
+    def _set_of(self, rows: list[int]) -> zk.TensorSet:
+        def of(values: list | None) -> list | None:
+            return None if values is None else [values[t] for t in rows]
+
+        return zk.TensorSet(
+            of(self.tensors), params=of(self.indices), prev=of(self.prev), v=of(self.v)
+        )
 
     def write(
         self, part: Part, terms: list[Term], decay: Tensor | None, rounding_seed: int
     ) -> None:
         """theta[t] <- decay[t] theta[t] + sum over terms of scale[t] z[t], in place, for the
-        tensors of `part`: one launch, for which the host does not wait.
+        tensors of `part`: one launch, for which the host does not wait. Where a coefficient is not
+        finite, nothing is written. Autograd is not told (`TensorSet.mark_written`).
 
         Tensors that this leaves as they are keep their bits, -0.0 included.
         """
-        noise = torch.stack([d.noise * scale for d, scale in terms], dim=1)  # [T, K]
-        prev, v = _sum([(d.prev, s) for d, s in terms]), _sum([(d.v, s) for d, s in terms])
-        zk.add_noise_(
-            [p.detach() for p in part.of(self.tensors)],
-            [d.seed for d, _ in terms],
-            part.of_vector(noise),
-            decay=1.0 if decay is None else part.of_vector(decay),
+        directions = [d for d, _ in terms]
+        columns = [
+            self.ones if decay is None else decay,
+            _sum([(d.prev, s) for d, s in terms], self.zeros),
+            _sum([(d.v, s) for d, s in terms], self.zeros),
+            self.zeros,
+            *(d.noise * scale for d, scale in terms),
+        ]
+        floats = zk.with_live(torch.stack(columns, dim=1).float())
+        numbers = [rounding_seed, *(d.seed for d in directions), *(d.stream for d in directions)]
+        part.tensors.add_noise_(
+            zk.integers(numbers, part.tensors.device),
+            part.of_rows(floats),
             distribution=self.distribution,
-            params=part.of(self.indices),
-            streams=[d.stream for d, _ in terms],
-            rounding=self.rounding,
-            rounding_seed=rounding_seed,
-            prev=None if prev is None else part.of(self.prev),
-            prev_coeffs=0.0 if prev is None else part.of_vector(prev),
-            v=None if v is None else part.of(self.v),
-            v_coeffs=0.0 if v is None else part.of_vector(v),
+            stochastic=self.rounding == "stochastic",
             backend=self.backend,
         )
 
+    def mark_written(self) -> None:
+        """Tells autograd that the weights have changed: a graph that has saved one refuses."""
+        for part in self.parts:
+            part.tensors.mark_written()
 
-def _sum(pairs: list[tuple[Tensor | None, Tensor]]) -> Tensor | None:
+    @cached_property
+    def ones(self) -> Tensor:
+        return torch.ones_like(self.eps)
+
+    @cached_property
+    def zeros(self) -> Tensor:
+        return torch.zeros_like(self.eps)
+
+
+def _sum(pairs: list[tuple[Tensor | None, Tensor]], none: Tensor) -> Tensor:
     products = [coefficients * scale for coefficients, scale in pairs if coefficients is not None]
-    return torch.stack(products).sum(dim=0) if products else None
+    if len(products) < 2:
+        return products[0] if products else none
+    return torch.stack(products).sum(dim=0)
 
 
 def draw(seed: int, count: int, tensors: list[Tensor]) -> list[Direction]:

@@ -14,7 +14,7 @@ import zopro_kernels as zk
 
 from . import auto_eps, checkpoint, checks, targets
 from .devices import common_device, numbers
-from .directions import CALIBRATION, DIRECTION, ROUNDING, Plan, derive_seed, draw
+from .directions import CALIBRATION, DIRECTION, ROUNDING, Plan, Prepared, derive_seed, draw
 from .measure import Pending, Readings, Record, StepReport, apply, measure
 from .restore import choose_policy
 
@@ -37,6 +37,7 @@ class Engine(Optimizer):
         self._passes = 0
         self._indices: dict[Tensor, int] = {}
         self._plan: Plan | None = None
+        self._prepared = Prepared()
         self._pending: Pending | None = None
         self._targets: targets.Targets | None = None
         self._busy: str | None = None
@@ -68,7 +69,8 @@ class Engine(Optimizer):
             for key, value in self.__dict__.items()
             if not key.startswith("_optimizer_") and not callable(value)
         }
-        return {**own, **super().__getstate__(), "_weights": None, "_plan": None, "_step_log": None}
+        fresh = {"_weights": None, "_plan": None, "_prepared": Prepared(), "_step_log": None}
+        return {**own, **super().__getstate__(), **fresh}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -131,6 +133,7 @@ class Engine(Optimizer):
             distribution=self._distribution,
             rounding="nearest" if self._rounding == "nearest" else "stochastic",
             backend=self._backend,
+            prepared=self._prepared,
         )
         if self._targets is not None:
             targets.aim(plan, self._targets, self._step_count)
@@ -240,3 +243,4 @@ class Engine(Optimizer):
         self._indices = {flat[i]: n for n, i in enumerate(own["trainable"])}
         self._pending = None if own["pending"] is None else Pending.from_state(own["pending"])
         self._targets, self._plan = loaded, None
+        self._prepared = Prepared()  # an index of the law may be another's now

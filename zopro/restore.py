@@ -46,11 +46,13 @@ class InplaceWeights:
         """Stores theta again."""
         if self._plan is not None:
             self._go(self._plan, Place())
+            self._plan.mark_written()
             self._plan = None
 
     def update(self, plan: Plan, terms: list[Term], decay: Tensor) -> None:
         """Stores decay[t] theta[t] + sum of scale[t] z[t], from wherever the weights are."""
         self._go(plan, Place(terms, decay))
+        plan.mark_written()
         self._plan = None  # theta from now on
 
     def _go(self, plan: Plan, place: Place) -> None:
@@ -116,6 +118,7 @@ class ExactWeights:
         """Stores decay[t] theta[t] + sum of scale[t] z[t], from wherever the weights are."""
         self._leave(plan)
         self._write(plan, terms, decay)
+        plan.mark_written()
         self._plan = None  # theta from now on
 
     def _leave(self, plan: Plan) -> None:

@@ -166,7 +166,8 @@ def aim(plan: Plan, targets: Targets, step: int) -> None:
         direction.v = -direction.noise * vn if any(u is not None for u in v) else None
     plan.prev = prev
     # A tensor without v takes part with coefficient 0: any tensor of its shape will do there.
-    plan.v = [w if u is None else u for u, w in zip(v, prev)]
+    if any(u is not None for u in v):
+        plan.v = [w if u is None else u for u, w in zip(v, prev)]
 
 
 def _rms_scale(group_of: list[int], norm: Tensor, numel: Tensor) -> Tensor:
@@ -192,11 +193,15 @@ def _dots(
     if not rows:
         return torch.zeros_like(numel), numel
     index = moved(torch.tensor(rows), plan.device)
+    vectors = [prev[t] if v[t] is None else v[t] for t in rows]
+    params = [plan.indices[t] for t in rows]
+    (vectors,) = plan.prepared.of(
+        "vectors", vectors, lambda: [zk.TensorSet(vectors, params=params)]
+    )
     dots = zk.noise_dots(
-        [prev[t] if v[t] is None else v[t] for t in rows],
+        vectors,
         direction.seed,
         stream=direction.stream,
-        params=[plan.indices[t] for t in rows],
         distribution=plan.distribution,
         norms=torch.where(has_v > 0, 1.0, norm)[index],
         backend=plan.backend,

@@ -1,8 +1,24 @@
 """Noise kernels of zopro: seeded directions, regenerated and applied in place, on four backends."""
 
+from .arguments import with_live
 from .dispatch import backends, default_backend
 from .operations import add_noise_, noise
+from .passes import integers
 from .reduction import noise_dots
 from .reference_law import LAW
+from .tensor_set import TensorSet
+from .transfer import common_device, moved
 
-__all__ = ["LAW", "add_noise_", "backends", "default_backend", "noise", "noise_dots"]
+__all__ = [
+    "LAW",
+    "TensorSet",
+    "add_noise_",
+    "backends",
+    "common_device",
+    "default_backend",
+    "integers",
+    "with_live",
+    "moved",
+    "noise",
+    "noise_dots",
+]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import operator
+from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .passes import DECAY, LIVE
 from .transfer import moved
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+BEYOND = 2.0**128 - 2.0**103  # what rounds to infinity in fp32
 LAST = 2**63 - 4096  # a tile more must still be counted in 64 bits with a sign
 DISTRIBUTIONS = ("rademacher", "gaussian")
 
@@ -79,26 +81,17 @@ def numbers(
     return values.detach()
 
 
-@dataclass
-class Coefficients:
-    """fp32 [T] and [T, K], and bool [T] `live`, all on one device."""
-
-    decay: Tensor
-    prev: Tensor
-    v: Tensor
-    coeffs: Tensor
-    live: Tensor
-
-
 def coefficients(
     device: torch.device, count: int, seeds: int, coeffs: Any, decay: Any, prev: Any, v: Any
-) -> Coefficients:
-    """The coefficients of `count` tensors: on `device` if any is a tensor, else on the CPU.
+) -> Tensor:
+    """A pass's floats, fp32 [count, 4 + seeds]: on `device` if any is a tensor, else on the CPU.
 
     Numbers that are not finite in fp32 raise ValueError. Tensors stay unseen: where one of them is
-    not finite, `live` is False for all. It is False, too, for a tensor that its coefficients leave
-    as it is (decay 1, all others 0).
+    not finite, `live` is 0 for all. It is 0, too, for a tensor that its coefficients leave as it
+    is (decay 1, all others 0).
     """
+    if (row := _same_for_all(coeffs, decay, prev, v)) is not None and len(row) == 4 + seeds:
+        return torch.tensor([row], dtype=torch.float32).expand(count, 4 + seeds)
     unseen = any(isinstance(value, Tensor) for value in (coeffs, decay, prev, v))
     home = device if unseen else torch.device("cpu")
     table = torch.cat(
@@ -106,22 +99,43 @@ def coefficients(
             _column("decay", decay, count, home),
             _column("prev_coeffs", prev, count, home),
             _column("v_coeffs", v, count, home),
+            torch.zeros(count, 1, device=home),
             _table(coeffs, count, seeds, home),
         ],
         dim=1,
     )
-    live = (table != _identity(seeds, home)).any(dim=1)
-    if unseen:
-        live &= table.isfinite().all()
-    return Coefficients(table[:, 0], table[:, 1], table[:, 2], table[:, 3:], live)
+    return with_live(table)
+
+
+def with_live(floats: Tensor) -> Tensor:
+    """A pass's floats, fp32 [T, 4 + K], anew, with the column `live` (3, given as 0) filled.
+
+    0 for a tensor that its coefficients leave as it is (decay 1, all others 0), and for all
+    tensors if a number is not finite; else 1. Waits for no device.
+    """
+    identity, is_live = _identity(floats.shape[1], floats.device)
+    # fp64: finite numbers of fp32 add up to a finite one, and what is not finite stays so.
+    finite = floats.sum(dtype=torch.float64).isfinite()
+    return torch.where(is_live, ((floats != identity).any(dim=1) & finite).unsqueeze(1), floats)
+
+
+def _same_for_all(coeffs: Any, decay: Any, prev: Any, v: Any) -> list[float] | None:
+    """One row for all tensors, where all are finite Python numbers; else None."""
+    if not isinstance(coeffs, (list, tuple)):
+        return None
+    given = [decay, prev, v, 0.0, *coeffs]
+    if not all(type(x) in (float, int) and abs(x) < BEYOND for x in given):
+        return None
+    row = array("f", given).tolist()  # as fp32 has them
+    row[LIVE] = float(row[DECAY] != 1.0 or any(row[1:]))
+    return row
 
 
 @lru_cache(maxsize=64)
-def _identity(seeds: int, device: torch.device) -> Tensor:
-    """Coefficients that leave a tensor as it is: fp32 [3 + K]."""
-    out = torch.zeros(3 + seeds, device=device)
-    out[:1].fill_(1.0)
-    return out
+def _identity(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Floats that leave a tensor as it is, fp32 [width], and which of them is `live`, bool."""
+    column = torch.arange(width, device=device)
+    return (column == DECAY).float(), column == LIVE
 
 
 def _values(name: str, given: Any, device: torch.device) -> Tensor:
@@ -136,7 +150,7 @@ def _values(name: str, given: Any, device: torch.device) -> Tensor:
 
 def _column(name: str, given: Any, count: int, device: torch.device) -> Tensor:
     """One number, or [T], as [T, 1]."""
-    if isinstance(given, (int, float)) and abs(given) < 3e38:
+    if isinstance(given, (int, float)) and abs(given) < BEYOND:
         # The usual case: a fill, where a tensor would have to be copied.
         return torch.full((count, 1), float(given), device=device, dtype=torch.float32)
     values = _values(name, given, device)
@@ -154,12 +168,6 @@ def _table(given: Any, tensors: int, seeds: int, device: torch.device) -> Tensor
             f"give [{seeds}] or [{tensors}, {seeds}]"
         )
     return values.expand(tensors, seeds)
-
-
-def common_device(tensors: Sequence[Tensor]) -> torch.device:
-    """The device of all, where there is one; else the CPU."""
-    devices = {t.device for t in tensors}
-    return devices.pop() if len(devices) == 1 else torch.device("cpu")
 
 
 def check_extent(tensors: list[Tensor], offsets: list[int]) -> None:

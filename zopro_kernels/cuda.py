@@ -51,7 +51,7 @@ def add_noise_(p: Pass) -> None:
         integers, floats = scalars(p)
         _native.add_noise(
             device.index, table.rows.data_ptr(), integers.data_ptr(), floats.data_ptr(),
-            table.chunks, len(p.tensors), len(p.seeds), _DTYPES[p.tensors[0].dtype],
+            table.chunks, len(p.tensors), p.count, _DTYPES[p.tensors[0].dtype],
             p.distribution == "gaussian", p.stochastic, p.prev is not None, p.v is not None,
             torch.cuda.current_stream(device).cuda_stream,
         )  # fmt: skip

@@ -7,19 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .arguments import (
-    DTYPES,
-    check_distribution,
-    check_extent,
-    check_tensors,
-    coefficients,
-    common_device,
-    integers,
-    numbers,
-)
+from .arguments import DTYPES, check_distribution, coefficients, integers, numbers
 from .dispatch import choose
-from .passes import Pass
-from .runs import contiguous_runs
+from .passes import joined
+from .tensor_set import TensorSet
 
 
 def noise(
@@ -56,7 +47,7 @@ def noise(
 
 
 def add_noise_(
-    tensors: Sequence[Tensor],
+    tensors: Sequence[Tensor] | TensorSet,
     seeds: Sequence[int] | Tensor,
     coeffs: Sequence[float] | Sequence[Sequence[float]] | Tensor,
     *,
@@ -84,7 +75,8 @@ def add_noise_(
     number, or [T]. params: the index of each tensor in the law (default: its place in the list);
     offsets: the global index of its first element (default 0), for shards; streams: [K] (default
     0). Element i of a tensor is its i-th in row-major order of its shape, whatever its strides.
-    prev, v: fp32 tensors of the shapes of `tensors`, read only.
+    prev, v: fp32 tensors of the shapes of `tensors`, read only. A TensorSet, for many passes over
+    the same tensors, has its own params, offsets, prev and v.
     Device memory: seeds and streams may be int64 tensors [K] (a uint64 by its bits, of a stream the
     low 32), the coefficients floating-point tensors. On the device of `tensors` they are used from
     there and the host never waits for them, so their values cannot be checked: a pass with a
@@ -96,61 +88,31 @@ def add_noise_(
     Raises ValueError or TypeError, before anything is written, for arguments out of range, of the
     wrong count, shape, dtype or device, or (numbers of the host) not finite.
     """
-    tensors = check_tensors("tensors", tensors)
     check_distribution(distribution)
     if rounding not in ("nearest", "stochastic"):
         raise ValueError(f"rounding={rounding!r} is not known: use 'nearest' or 'stochastic'")
-    count = len(tensors)
+    if not isinstance(tensors, TensorSet):
+        tensors = TensorSet(tensors, params=params, offsets=offsets, prev=prev, v=v)
+    elif any(given is not None for given in (params, offsets, prev, v)):
+        raise ValueError("params, offsets, prev and v belong to the TensorSet: give them to it")
     seeds = numbers("seeds", seeds, None, 2**64)
-    given = coefficients(
-        common_device(tensors), count, len(seeds), coeffs, decay, prev_coeffs, v_coeffs
-    )
-    p = Pass(
-        tensors=tensors,
-        params=integers("params", range(count) if params is None else params, count, 2**32),
-        offsets=integers("offsets", [0] * count if offsets is None else offsets, count, 2**63),
-        distribution=distribution,
-        seeds=seeds,
-        streams=numbers(
-            "streams", [0] * len(seeds) if streams is None else streams, len(seeds), 2**32
-        ),
-        coeffs=given.coeffs,
-        decay=given.decay,
-        prev=_like("prev", prev, tensors),
-        prev_coeffs=given.prev,
-        v=_like("v", v, tensors),
-        v_coeffs=given.v,
-        stochastic=rounding == "stochastic",
-        rounding_seed=_rounding_seed(rounding, rounding_seed, seeds),
-        live=given.live,
-    )
-    check_extent(p.tensors, p.offsets)
-    serving = {t.device: choose(t.device, backend) for t in tensors}  # all, or none is written
-    with torch.no_grad():
-        for part in contiguous_runs(p):
-            serving[part.tensors[0].device].add_noise_(part)
-    # The kernels write through addresses: autograd has to be told, as by any in-place operation.
-    torch.autograd.graph.increment_version(tensors)
+    count = len(seeds)
+    streams = numbers("streams", [0] * count if streams is None else streams, count, 2**32)
+    floats = coefficients(tensors.device, len(tensors), count, coeffs, decay, prev_coeffs, v_coeffs)
+    seed = _rounding_seed(rounding, rounding_seed, seeds)
+    tensors.add_noise_(
+        joined([seed, seeds, streams], tensors.device), floats, distribution=distribution,
+        stochastic=rounding == "stochastic", backend=backend,
+    )  # fmt: skip
+    # The kernels write through addresses: autograd has to be told.
+    tensors.mark_written()
 
 
-def _like(name: str, given: Sequence[Tensor] | None, tensors: list[Tensor]) -> list[Tensor] | None:
-    if given is None:
-        return None
-    given = check_tensors(name, given, (torch.float32,))
-    if len(given) != len(tensors):
-        raise ValueError(f"{name} has {len(given)} tensors for {len(tensors)}: give one a tensor")
-    for i, (g, t) in enumerate(zip(given, tensors)):
-        if g.shape != t.shape or g.device != t.device:
-            raise ValueError(
-                f"{name}[{i}] is {tuple(g.shape)} on {g.device} where its tensor is "
-                f"{tuple(t.shape)} on {t.device}: give the same shape and device"
-            )
-    return given
-
-
-def _rounding_seed(rounding: str, asked: int | None, seeds: list[int] | Tensor) -> int | Tensor:
+def _rounding_seed(
+    rounding: str, asked: int | None, seeds: list[int] | Tensor
+) -> list[int] | Tensor:
     if asked is not None:
-        return integers("rounding_seed", [asked], 1, 2**64)[0]
+        return integers("rounding_seed", [asked], 1, 2**64)
     if rounding == "stochastic" and not len(seeds):
         raise ValueError("rounding='stochastic' without seeds needs rounding_seed=")
-    return seeds[0] if len(seeds) else 0
+    return seeds[:1] if len(seeds) else [0]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from .transfer import moved, picked
+
+DECAY, PREV, V, LIVE, COEFFS = 0, 1, 2, 3, 4  # columns of a pass's floats
 
 
 @dataclass
@@ -15,58 +19,86 @@ class Pass:
     + prev_coeffs[t] prev[t] + v_coeffs[t] v[t], left to right in fp32, one rounding at the store.
 
     `tensors` are flat, contiguous and written in place; `prev` and `v` are flat, contiguous fp32
-    of the same sizes; the coefficients are fp32 [T] or [T, K] on any one device. Where `live` (bool
-    [T], beside the coefficients) is False nothing is written; None means everywhere. Seeds, streams
-    and rounding seed are ints, or int64 tensors on any device (a uint64 by its bits).
+    of the same sizes. `integers` and `floats` lie beside the tensors: int64 [1 + 2 K] (rounding
+    seed, seeds, streams; a uint64 by its bits) and fp32 [T, 4 + K] (decay, prev_coeff, v_coeff,
+    live, coeffs); rows that are all the same may be one, expanded. Where `live` is 0 nothing is
+    written. `tables` keeps descriptors where the same tensors come again (table.py).
     """
 
     tensors: list[Tensor]
     params: list[int]  # uint32, one a tensor
     offsets: list[int]  # global index of each tensor's first element, below 2^63
     distribution: str
-    seeds: list[int] | Tensor  # uint64
-    streams: list[int] | Tensor  # uint32
-    coeffs: Tensor
-    decay: Tensor
+    integers: Tensor
+    floats: Tensor
     prev: list[Tensor] | None = None
-    prev_coeffs: Tensor | None = None
     v: list[Tensor] | None = None
-    v_coeffs: Tensor | None = None
     stochastic: bool = False
-    rounding_seed: int | Tensor = 0
-    live: Tensor | None = None
+    tables: dict[Any, Any] = field(default_factory=dict)
 
+    @property
+    def seeds(self) -> Tensor:
+        """int64 [K]."""
+        return self.integers[1 : 1 + self.count]
 
-COEFFICIENTS = ("coeffs", "decay", "prev_coeffs", "v_coeffs", "live")
+    @property
+    def streams(self) -> Tensor:
+        """int64 [K]; the low 32 bits count."""
+        return self.integers[1 + self.count :]
 
-
-def on_device(p: Pass) -> Pass:
-    """`p` with whatever of it is a tensor on the device of the weights."""
-    device = p.tensors[0].device
-    given = {f.name: getattr(p, f.name) for f in fields(p)}
-    return replace(p, **{k: moved(x, device) for k, x in given.items() if isinstance(x, Tensor)})
+    @property
+    def count(self) -> int:
+        """K, the number of seeds."""
+        return self.floats.shape[1] - COEFFS
 
 
 def part_of(p: Pass, tensors: list[Tensor], rows: list[int], starts: list[int], **others) -> Pass:
     """The pass over `tensors`: pieces of `p`'s, tensor rows[i] from element starts[i] on."""
-    given = {name: getattr(p, name) for name in COEFFICIENTS}
+    device = tensors[0].device
     return replace(
         p,
         tensors=tensors,
         params=[p.params[t] for t in rows],
         offsets=[p.offsets[t] + start for t, start in zip(rows, starts)],
-        **{name: None if x is None else picked(x, rows) for name, x in given.items()},
+        integers=moved(p.integers, device),
+        floats=moved(picked(p.floats, rows), device),
+        tables={},
         **others,
     )
 
 
 @dataclass
 class Dots:
-    """v.n and n.n of each flat, contiguous fp32 tensor of `vectors` under one seed and stream."""
+    """v.n and n.n of each flat, contiguous fp32 tensor of `vectors` under one seed and stream.
+
+    `integers` int64 [3] beside the vectors: 0, seed, stream, as in a pass.
+    """
 
     vectors: list[Tensor]
     params: list[int]
     offsets: list[int]
     distribution: str
-    seed: int
-    stream: int
+    integers: Tensor
+    tables: dict[Any, Any] = field(default_factory=dict)
+
+
+def integers(values: list[int], device: torch.device) -> Tensor:
+    """uint64 numbers as int64 on `device`, by their bits, in one copy."""
+    signed = [value - 2**64 if value >= 2**63 else value for value in values]
+    return moved(torch.tensor(signed, dtype=torch.int64), device)
+
+
+def joined(parts: list[list[int] | Tensor], device: torch.device) -> Tensor:
+    """The parts one after another, int64 on `device`; neighbours on the host go in one copy."""
+    out: list[Tensor] = []
+    waiting: list[int] = []
+    for part in [*parts, None]:
+        if isinstance(part, list):
+            waiting += part
+            continue
+        if waiting:
+            out.append(integers(waiting, device))
+            waiting = []
+        if part is not None:
+            out.append(moved(part.view(-1), device))
+    return out[0] if len(out) == 1 else torch.cat(out)

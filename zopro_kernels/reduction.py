@@ -7,19 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .arguments import check_distribution, check_extent, check_tensors, common_device, integers
-from .dispatch import choose
-from .passes import Dots
+from .arguments import check_distribution, check_tensors, integers, numbers
+from .passes import joined
+from .tensor_set import TensorSet
 from .transfer import moved
 
 LIMIT = 2.0**23  # of |v.n|: 64 bits with a sign hold it in units of 2^-40
 
 
 def noise_dots(
-    vectors: Sequence[Tensor],
-    seed: int,
+    vectors: Sequence[Tensor] | TensorSet,
+    seed: int | Tensor,
     *,
-    stream: int = 0,
+    stream: int | Tensor = 0,
     params: Sequence[int] | None = None,
     offsets: Sequence[int] | None = None,
     distribution: str = "rademacher",
@@ -31,7 +31,8 @@ def noise_dots(
     The result lies on the vectors' device, and the host waits for nothing; where they are on
     several, on the CPU. The products, rounded to fp32, are summed as integers (units of 2^-40 and
     2^-24), so the result does not depend on backend, launch or order, and the results of shards add
-    up exactly as long as |v.n| < 2^13.
+    up exactly as long as |v.n| < 2^13. seed and stream may be int64 tensors of one element (a
+    uint64 by its bits), used from the device where they lie there.
     Integers end: where ||v|| ||n|| reaches 2^23, or v is not finite, v.n is NaN. With ||v|| = 1
     that is past 2^39 elements. `norms`, fp64 [T] on the vectors' device: the ||v||, where they are
     known; else each v is read once more for them.
@@ -40,30 +41,33 @@ def noise_dots(
     p = n - (v.n) v and ||p||^2 = ||n||^2 - (v.n)^2 for ||v|| = 1.
     Raises ValueError or TypeError as `add_noise_` does.
     """
-    vectors = check_tensors("vectors", vectors, (torch.float32,))
     check_distribution(distribution)
-    count, home = len(vectors), common_device(vectors)
+    if not isinstance(vectors, TensorSet):
+        vectors = TensorSet(
+            check_tensors("vectors", vectors, (torch.float32,)), params=params, offsets=offsets
+        )
+    elif params is not None or offsets is not None:
+        raise ValueError("params and offsets belong to the TensorSet: give them to it")
+    elif not vectors.dtypes <= {torch.float32}:
+        raise TypeError(f"vectors has dtypes {vectors.dtypes}: use a TensorSet of float32 alone")
+    count, home = len(vectors), vectors.device
     if norms is not None and norms.shape != (count,):
         raise ValueError(f"norms has shape {tuple(norms.shape)}: give [{count}]")
-    d = Dots(
-        vectors=[v.detach().contiguous().view(-1) for v in vectors],
-        params=integers("params", range(count) if params is None else params, count, 2**32),
-        offsets=integers("offsets", [0] * count if offsets is None else offsets, count, 2**63),
-        distribution=distribution,
-        seed=integers("seed", [seed], 1, 2**64)[0],
-        stream=integers("stream", [stream], 1, 2**32)[0],
-    )
-    check_extent(d.vectors, d.offsets)
-    places: dict[torch.device, list[int]] = {}
-    for t, vector in enumerate(d.vectors):
-        places.setdefault(vector.device, []).append(t)
+    scalars = joined([[0], _scalar("seed", seed, 2**64), _scalar("stream", stream, 2**32)], home)
+    places = vectors.places()
     if norms is None:
-        norms = _lengths(d.vectors, places, home)
-    sums = [choose(on, backend).noise_dots(_chosen(d, rows)) for on, rows in places.items()]
+        norms = _lengths(vectors.tensors, places, home)
+    sums = vectors.sums(scalars, distribution, backend)
     out = _in_order(sums, places, home, torch.empty(0, 2, dtype=torch.int64)).double()
     vn, nn = out[:, 0] * 2.0**-40, out[:, 1] * 2.0**-24
     fits = moved(norms, home) * nn.sqrt() < LIMIT
     return torch.stack([torch.where(fits, vn, torch.nan), nn], dim=1)
+
+
+def _scalar(name: str, given: int | Tensor, bound: int) -> list[int] | Tensor:
+    if isinstance(given, Tensor):
+        return numbers(name, given.view(-1), 1, bound)
+    return integers(name, [given], 1, bound)
 
 
 def _lengths(
@@ -84,10 +88,3 @@ def _in_order(
         return parts[0]
     order = torch.tensor([t for rows in places.values() for t in rows], dtype=torch.int64)
     return torch.cat([none, *(part.to(home) for part in parts)])[order.argsort()]
-
-
-def _chosen(d: Dots, rows: list[int]) -> Dots:
-    return Dots(
-        [d.vectors[t] for t in rows], [d.params[t] for t in rows], [d.offsets[t] for t in rows],
-        d.distribution, d.seed, d.stream,
-    )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import reference_law as law
-from .passes import Dots, Pass, on_device
+from .passes import COEFFS, DECAY, LIVE, PREV, Dots, Pass, V
 
 CHUNK = 1 << 18  # elements at a time: bounds the oracle's memory, cannot change a bit
 
@@ -31,36 +31,34 @@ def _chunks(numel: int, offset: int, device: torch.device) -> Iterator[tuple[sli
 
 def add_noise_(p: Pass) -> None:
     """Performs the pass in place. Products and sums are separate fp32 operations."""
-    p = on_device(p)
     for t, theta in enumerate(p.tensors):
         for part, index in _chunks(theta.numel(), p.offsets[t], theta.device):
             # 0-dim fp32 tensors: a Python float would multiply in double precision.
-            acc = theta[part].float() * p.decay[t]
+            acc = theta[part].float() * p.floats[t, DECAY]
             for k, (seed, stream) in enumerate(zip(p.seeds, p.streams)):
                 n = law.noise(index, p.distribution, seed, p.params[t], stream)
-                acc = acc + p.coeffs[t, k] * n
+                acc = acc + p.floats[t, COEFFS + k] * n
             if p.prev is not None:
-                acc = acc + p.prev_coeffs[t] * p.prev[t][part]
+                acc = acc + p.floats[t, PREV] * p.prev[t][part]
             if p.v is not None:
-                acc = acc + p.v_coeffs[t] * p.v[t][part]
+                acc = acc + p.floats[t, V] * p.v[t][part]
             stored = _store(acc, theta.dtype, p, index, p.params[t])
-            if p.live is not None:
-                stored = torch.where(p.live[t], stored, theta[part])
-            theta[part] = stored
+            theta[part] = torch.where(p.floats[t, LIVE] != 0.0, stored, theta[part])
 
 
 def _store(acc: Tensor, dtype: torch.dtype, p: Pass, index: Tensor, param: int) -> Tensor:
     if p.stochastic and dtype != torch.float32:
-        return law.round_stochastic(acc, dtype, law.rounding_bits(index, p.rounding_seed, param))
+        return law.round_stochastic(acc, dtype, law.rounding_bits(index, p.integers[0], param))
     return law.round_nearest(acc, dtype)
 
 
 def noise_dots(d: Dots) -> Tensor:
     """int64 [T, 2] beside the vectors: v.n in units of 2^-40 and n.n in units of 2^-24."""
+    _, seed, stream = d.integers
     out = torch.zeros(len(d.vectors), 2, dtype=torch.int64, device=d.vectors[0].device)
     for t, v in enumerate(d.vectors):
         for part, index in _chunks(v.numel(), d.offsets[t], v.device):
-            n = law.noise(index, d.distribution, d.seed, d.params[t], d.stream)
+            n = law.noise(index, d.distribution, seed, d.params[t], stream)
             out[t, 0] += (v[part] * n * law.DOT_VN_SCALE).to(torch.int64).sum()
             out[t, 1] += (n * n * law.DOT_NN_SCALE).to(torch.int64).sum()
     return out

@@ -8,7 +8,6 @@ the rest is copied piece by piece. Copies and descriptors never take more than 1
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from torch import Tensor
 
@@ -26,9 +25,6 @@ Piece = tuple[int, int, list[Tensor]]  # number of the tensor, first element, [t
 def contiguous_runs(p: Pass) -> Iterator[Pass]:
     """The passes that together perform `p`; scattered pieces are written back between them."""
     given = [part for part in (p.tensors, p.prev, p.v) if part is not None]
-    if _is_one_run(given):  # the usual case: hundreds of adapters, none to be cut
-        yield replace(p, tensors=_flat(p.tensors), prev=_flat(p.prev), v=_flat(p.v))
-        return
     groups: dict[tuple, list[Piece]] = {}
     for t in range(len(p.tensors)):
         for start, piece in _pieces([part[t].detach() for part in given]):
@@ -44,12 +40,15 @@ def contiguous_runs(p: Pass) -> Iterator[Pass]:
         yield _part(p, group)
 
 
-def _is_one_run(given: list[list[Tensor]]) -> bool:
-    kinds = {(t.dtype, t.device) for t in given[0]}
+def is_one_run(tensors: list[Tensor], *others: list[Tensor] | None) -> bool:
+    """Whether nothing has to be cut: contiguous all, no one empty, one dtype and device."""
+    given = [tensors, *(part for part in others if part is not None)]
+    kinds = {(t.dtype, t.device) for t in tensors}
     return len(kinds) == 1 and all(x.is_contiguous() and x.numel() for part in given for x in part)
 
 
-def _flat(tensors: list[Tensor] | None) -> list[Tensor] | None:
+def flat(tensors: list[Tensor] | None) -> list[Tensor] | None:
+    """The same memory as vectors, for contiguous tensors."""
     return None if tensors is None else [t.detach().view(-1) for t in tensors]
 
 

@@ -1,4 +1,4 @@
-"""What the Triton and CUDA kernels read from memory: one descriptor a tensor, and the scalars.
+"""What the kernels read from memory beside the weights: one descriptor a tensor.
 
 Descriptors are int64 [T, 8]:
     0 address of theta (or of the vector of a reduction)     4 offset: global index of element 0
@@ -6,11 +6,8 @@ Descriptors are int64 [T, 8]:
     2 address of v, or 0                                     6 chunks of the tensors before it
     3 number of elements                                     7 1 if 16-byte accesses fit
 A chunk is a run of whole tiles of 4,096 in the global index space; an unaligned tensor's first and
-last chunk stick out of it.
-
-Scalars change with every pass: int64 [1 + 2 K] (rounding seed, seeds, streams; the bits of a uint64
-as int64) and fp32 [T, 4 + K] (decay, prev_coeff, v_coeff, live, coeffs; where live is 0 the
-kernels write nothing). What is on the device already is used from there, the host never reads it.
+last chunk stick out of it. The scalars, which change with every pass, are `Pass.integers` and
+`Pass.floats`: what is on the device already is used from there, the host never reads it.
 """
 
 from __future__ import annotations
@@ -41,13 +38,19 @@ _tables: OrderedDict[tuple, Table] = OrderedDict()
 
 
 def describe(p: Pass | Dots, chunk_tiles: int) -> Table:
-    """The table of the pass's (or reduction's) tensors, remembered by their addresses."""
-    tensors = p.tensors if isinstance(p, Pass) else p.vectors
-    others = (p.prev, p.v) if isinstance(p, Pass) else (None, None)
-    device = tensors[0].device
-    addresses = [tuple(t.data_ptr() for t in part) for part in (tensors, *others) if part]
+    """The table of the pass's (or reduction's) tensors, remembered with them or by addresses."""
+    device = (p.tensors if isinstance(p, Pass) else p.vectors)[0].device
     # A table is used on the stream that filled it, so nothing has to wait for it.
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    if (table := p.tables.get((stream, chunk_tiles))) is None:
+        table = p.tables[stream, chunk_tiles] = _by_addresses(p, device, stream, chunk_tiles)
+    return table
+
+
+def _by_addresses(p: Pass | Dots, device: torch.device, stream: int, chunk_tiles: int) -> Table:
+    tensors = p.tensors if isinstance(p, Pass) else p.vectors
+    others = (p.prev, p.v) if isinstance(p, Pass) else (None, None)
+    addresses = [tuple(t.data_ptr() for t in part) for part in (tensors, *others) if part]
     key = (
         device, stream, tensors[0].dtype, chunk_tiles, others[0] is None, others[1] is None,
         tuple(t.numel() for t in tensors), tuple(p.offsets), tuple(p.params), *addresses,
@@ -71,39 +74,8 @@ def describe(p: Pass | Dots, chunk_tiles: int) -> Table:
     return table
 
 
-def _as_int64(value: int) -> int:
-    return value - 2**64 if value >= 2**63 else value
-
-
-def _integers(parts: list[list[int] | Tensor], device: torch.device) -> Tensor:
-    """The parts one after another, int64 on `device`; neighbours on the host go in one copy."""
-    out: list[Tensor] = []
-    waiting: list[int] = []
-    for part in [*parts, None]:
-        if isinstance(part, list):
-            waiting += [_as_int64(value) for value in part]
-            continue
-        if waiting:
-            out.append(moved(torch.tensor(waiting, dtype=torch.int64), device))
-            waiting = []
-        if part is not None:
-            out.append(moved(part.view(-1), device))
-    return out[0] if len(out) == 1 else torch.cat(out)
-
-
 def scalars(p: Pass | Dots) -> tuple[Tensor, Tensor]:
     """(int64 [1 + 2 K], fp32 [T, 4 + K]), contiguous, on the device; Dots have no floats."""
     if isinstance(p, Dots):
-        device = p.vectors[0].device
-        return _integers([[0, p.seed, p.stream]], device), torch.empty(0, device=device)
-    device, seed = p.tensors[0].device, p.rounding_seed
-    integers = _integers([seed if isinstance(seed, Tensor) else [seed], p.seeds, p.streams], device)
-    absent, everywhere = torch.zeros_like(p.decay), torch.ones_like(p.decay)
-    columns = [
-        p.decay.unsqueeze(1),
-        (absent if p.prev_coeffs is None else p.prev_coeffs).unsqueeze(1),
-        (absent if p.v_coeffs is None else p.v_coeffs).unsqueeze(1),
-        (everywhere if p.live is None else p.live.to(p.decay.dtype)).unsqueeze(1),
-        p.coeffs,
-    ]
-    return integers, moved(torch.cat(columns, dim=1), device)
+        return p.integers, torch.empty(0, device=p.integers.device)
+    return p.integers, p.floats.contiguous()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,12 @@ def moved(x: Tensor, device: torch.device) -> Tensor:
         # Pinned, so that the copy is queued; the allocator keeps the block until it is done.
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
+
+
+def common_device(tensors: Iterable[Tensor]) -> torch.device:
+    """The device of all `tensors`, where there is one; else the CPU."""
+    devices = {t.device for t in tensors}
+    return devices.pop() if len(devices) == 1 else torch.device("cpu")
 
 
 def picked(x: Tensor, rows: list[int]) -> Tensor:

@@ -74,7 +74,7 @@ def add_noise_(p: Pass) -> None:
     """Performs the pass in place; one launch, whatever the number of tensors and seeds."""
     from . import triton_kernels
 
-    device, count, seeds = p.tensors[0].device, len(p.tensors), len(p.seeds)
+    device, count, seeds = p.tensors[0].device, len(p.tensors), p.count
     tiles, groups = _shape(p.tensors)
     with _on(device):
         table = describe(p, tiles)

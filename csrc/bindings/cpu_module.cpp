@@ -1,6 +1,9 @@
 // Python module zopro_kernels._cpu: addresses in, nothing checked (Python validates once).
+// Tables and scalars lie in memory as the device kernels read them: zopro_kernels/table.py,
+// zopro_kernels/passes.py.
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+
+#include <cstring>
 
 #include "../cpu/kernels.h"
 
@@ -9,34 +12,78 @@ using namespace zopro::cpu;
 
 namespace {
 
-const float* floats(uint64_t address) { return reinterpret_cast<const float*>(address); }
+template <class T>
+const T* at(uint64_t address) {
+    return reinterpret_cast<const T*>(address);
+}
+
+// Descriptors, int64 [T, 8]: theta, prev, v, numel, offset, param, (chunks before), (aligned).
+constexpr int COLUMNS = 8;
+
+// Scalars: int64 [1 + 2 K] and fp32 rows of 4 + K, `stride` apart (0: one row for all tensors).
+void add_noise_by_tables(uint64_t table, int64_t count, uint64_t integers, int seeds,
+                         uint64_t floats, int64_t stride, int dtype, bool gaussian, bool stochastic,
+                         bool has_prev, bool has_v, int threads) {
+    AddNoise args{};
+    std::vector<float> coeffs, decay, prev_coeffs, v_coeffs;
+    for (int64_t t = 0; t < count; ++t) {
+        const int64_t* row = at<int64_t>(table) + COLUMNS * t;
+        const float* scalars = at<float>(floats) + stride * t;
+        if (scalars[3] == 0.0f) continue;  // not live
+        args.theta.push_back(row[0]);
+        if (has_prev) args.prev.push_back(row[1]);
+        if (has_v) args.v.push_back(row[2]);
+        args.numels.push_back(row[3]);
+        args.offsets.push_back(row[4]);
+        args.params.push_back(uint32_t(row[5]));
+        decay.push_back(scalars[0]);
+        prev_coeffs.push_back(scalars[1]);
+        v_coeffs.push_back(scalars[2]);
+        coeffs.insert(coeffs.end(), scalars + 4, scalars + 4 + seeds);
+    }
+    if (args.theta.empty()) return;
+    const int64_t* numbers = at<int64_t>(integers);
+    args.rounding_seed = uint64_t(numbers[0]);
+    for (int k = 0; k < seeds; ++k) {
+        args.seeds.push_back(uint64_t(numbers[1 + k]));
+        args.streams.push_back(uint32_t(numbers[1 + seeds + k]));
+    }
+    args.coeffs = coeffs.data();
+    args.decay = decay.data();
+    args.prev_coeffs = prev_coeffs.data();
+    args.v_coeffs = v_coeffs.data();
+    args.dtype = Dtype(dtype);
+    args.gaussian = gaussian;
+    args.stochastic = stochastic;
+    args.threads = threads;
+    add_noise(args);
+}
+
+// sums: int64 [T, 2], written.
+void noise_dots_by_tables(uint64_t table, int64_t count, uint64_t integers, uint64_t sums,
+                          bool gaussian, int threads) {
+    NoiseDots args{};
+    for (int64_t t = 0; t < count; ++t) {
+        const int64_t* row = at<int64_t>(table) + COLUMNS * t;
+        args.vectors.push_back(row[0]);
+        args.numels.push_back(row[3]);
+        args.offsets.push_back(row[4]);
+        args.params.push_back(uint32_t(row[5]));
+    }
+    const int64_t* numbers = at<int64_t>(integers);  // 0, seed, stream
+    args.seed = uint64_t(numbers[1]);
+    args.stream = uint32_t(numbers[2]);
+    args.gaussian = gaussian;
+    args.threads = threads;
+    const std::vector<int64_t> out = noise_dots(args);
+    std::memcpy(reinterpret_cast<void*>(sums), out.data(), out.size() * sizeof(int64_t));
+}
 
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
     m.attr("LAW") = zopro::LAW;
     m.def("instruction_set", &instruction_set);
-    m.def(
-        "add_noise",
-        [](std::vector<uint64_t> theta, std::vector<uint64_t> prev, std::vector<uint64_t> v,
-           std::vector<int64_t> numels, std::vector<int64_t> offsets, std::vector<uint32_t> params,
-           std::vector<uint64_t> seeds, std::vector<uint32_t> streams, uint64_t coeffs,
-           uint64_t decay, uint64_t prev_coeffs, uint64_t v_coeffs, int dtype, bool gaussian,
-           bool stochastic, uint64_t rounding_seed, int threads) {
-            add_noise({std::move(theta), std::move(prev), std::move(v), std::move(numels),
-                       std::move(offsets), std::move(params), std::move(seeds),
-                       std::move(streams), floats(coeffs), floats(decay), floats(prev_coeffs),
-                       floats(v_coeffs), Dtype(dtype), gaussian, stochastic, rounding_seed,
-                       threads});
-        },
-        py::call_guard<py::gil_scoped_release>());
-    m.def(
-        "noise_dots",
-        [](std::vector<uint64_t> vectors, std::vector<int64_t> numels,
-           std::vector<int64_t> offsets, std::vector<uint32_t> params, uint64_t seed,
-           uint32_t stream, bool gaussian, int threads) {
-            return noise_dots({std::move(vectors), std::move(numels), std::move(offsets),
-                               std::move(params), seed, stream, gaussian, threads});
-        },
-        py::call_guard<py::gil_scoped_release>());
+    m.def("add_noise", &add_noise_by_tables, py::call_guard<py::gil_scoped_release>());
+    m.def("noise_dots", &noise_dots_by_tables, py::call_guard<py::gil_scoped_release>());
 }

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from zopro_kernels.passes import Dots, Pass
+from zopro_kernels import passes
+from zopro_kernels.passes import joined
 
 SIZES = (1, 3, 1023, 4096, 100003)
 OFFSETS = (5, 2**33 + 1, 8, 0, 2**40 + 16)  # odd, past 2^32, and multiples of 8
@@ -11,6 +12,26 @@ PARAMS = (0, 7, 2**32 - 1, 3, 9)
 SEEDS = (2**64 - 1, 1, 2**63 + 5)
 STREAMS = (0, 2**32 - 1, 3)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def Pass(
+    tensors, params, offsets, distribution, seeds, streams, coeffs, decay, prev=None,
+    prev_coeffs=None, v=None, v_coeffs=None, stochastic=False, rounding_seed=0,
+) -> passes.Pass:  # fmt: skip
+    """A pass of numbers and of tensors [T] and [T, K], every tensor live."""
+    zero, device = torch.zeros_like(decay), tensors[0].device
+    columns = [decay, zero if prev_coeffs is None else prev_coeffs,
+               zero if v_coeffs is None else v_coeffs, zero + 1.0]  # fmt: skip
+    floats = torch.cat([torch.stack(columns, dim=1), coeffs], dim=1).to(device)
+    return passes.Pass(
+        tensors, params, offsets, distribution, joined([[rounding_seed], seeds, streams], device),
+        floats, prev, v, stochastic,
+    )  # fmt: skip
+
+
+def Dots(vectors, params, offsets, distribution, seed, stream) -> passes.Dots:
+    integers = joined([[0, seed, stream]], vectors[0].device)
+    return passes.Dots(vectors, params, offsets, distribution, integers)
 
 
 def weights(dtype: torch.dtype, device: str, sizes: tuple[int, ...] = SIZES) -> list[Tensor]:
@@ -34,7 +55,7 @@ def make_pass(
     stochastic: bool = False,
     prev: bool = False,
     v: bool = False,
-) -> Pass:
+) -> passes.Pass:
     """A pass over SIZES at OFFSETS; the same arguments give the same pass on any device."""
     generator = torch.Generator().manual_seed(1)
 
@@ -60,7 +81,7 @@ def make_pass(
     )
 
 
-def make_dots(device: str, distribution: str) -> Dots:
+def make_dots(device: str, distribution: str) -> passes.Dots:
     generator = torch.Generator().manual_seed(2)
     vectors = [torch.randn(size, generator=generator).to(device) for size in SIZES]
     return Dots(vectors, list(PARAMS), list(OFFSETS), distribution, SEEDS[0], STREAMS[1])

@@ -3,11 +3,10 @@
 import pytest
 import torch
 from kernels.bits import assert_same_bits
-from kernels.cases import DTYPES, make_dots, make_pass, misaligned
+from kernels.cases import DTYPES, Pass, make_dots, make_pass, misaligned
 
 import zopro_kernels as zk
 from zopro_kernels import cuda, reference
-from zopro_kernels.passes import Pass
 
 if cuda.status() != "available":
     pytest.skip(f"backend cuda: {cuda.status()}", allow_module_level=True)

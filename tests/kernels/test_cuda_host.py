@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from kernels.bits import assert_same_bits
-from kernels.cases import DTYPES, make_dots, make_pass, misaligned, weights
+from kernels.cases import DTYPES, Dots, Pass, make_dots, make_pass, misaligned, weights
 
 from zopro_kernels import cpu, reference
 from zopro_kernels.cuda import CHUNK_TILES
-from zopro_kernels.passes import Dots, Pass
 from zopro_kernels.reference_law import DOT_NN_SCALE
 from zopro_kernels.table import describe, scalars
 

@@ -3,10 +3,9 @@
 import pytest
 import torch
 from kernels.bits import assert_same_bits
-from kernels.cases import DTYPES, make_dots, make_pass, misaligned
+from kernels.cases import DTYPES, Pass, make_dots, make_pass, misaligned
 
 from zopro_kernels import reference
-from zopro_kernels.passes import Pass
 
 pytest.importorskip("triton", reason="triton is not installed")
 from zopro_kernels import triton_backend

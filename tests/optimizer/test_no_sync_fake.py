@@ -9,12 +9,12 @@ from torch.overrides import TorchFunctionMode
 
 import zopro.devices
 from zopro import checks, directions, measure, targets
-from zopro_kernels import arguments, operations, passes, reduction, table, transfer
+from zopro_kernels import arguments, passes, reduction, table, tensor_set, transfer
 
 from .test_no_sync import CASES, aim, loss_of, optimizer
 
 MODULES = (zopro.devices, directions, measure, targets, arguments, passes, reduction, table,
-           transfer)  # fmt: skip
+           tensor_set, transfer)  # fmt: skip
 
 
 class Indexing(TorchFunctionMode):
@@ -47,7 +47,7 @@ class Launches:
     def add_noise_(self, p):
         device = p.tensors[0].device
         assert device.type == "cuda" and all(x.device == device for x in table.scalars(p))
-        assert p.live.device == device
+        assert p.floats.device == device
         self.passes += 1
 
     def noise_dots(self, d):
@@ -65,8 +65,8 @@ def test_on_fake_cuda_tensors(monkeypatch, case, targeted, number):
     for module in MODULES:
         monkeypatch.setattr(module, "moved", queued)
     backend = Launches()
-    for module in (operations, reduction):
-        monkeypatch.setattr(module, "choose", lambda device, name=None: backend)
+    monkeypatch.setattr(tensor_set, "choose", lambda device, name=None: backend)
+    monkeypatch.setattr(tensor_set, "addresses", lambda tensors: [id(t) for t in tensors])
     monkeypatch.setattr(checks, "no_overlap", lambda tensors: None)  # compares addresses
     arguments._identity.cache_clear()
     try:

@@ -1,0 +1,167 @@
+"""Tensors prepared for many passes: checked, flattened and described to the kernels once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .arguments import check_extent, check_tensors, integers
+from .dispatch import choose
+from .passes import Dots, Pass
+from .runs import contiguous_runs, flat, is_one_run
+from .transfer import common_device, moved
+
+
+class TensorSet:
+    """What passes and reductions work on, prepared once: `add_noise_(TensorSet(...), ...)`.
+
+    tensors: any shapes and strides, fp32, bf16 or fp16; written in place by passes. params,
+    offsets, prev, v: as in `add_noise_`. A pass over hundreds of small tensors then costs the host
+    one look at each address (benchmarks/host_time.py).
+
+    Tensors that have moved (`x.data = other`, `module.to`, a resize into other memory) are noticed
+    by their addresses, checked and described anew; `refreshed` notices too where an address stayed
+    but a shape or stride has changed. Until then the set keeps the memory that it last saw alive.
+    Raises ValueError or TypeError as `add_noise_` does.
+    """
+
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        *,
+        params: Sequence[int] | None = None,
+        offsets: Sequence[int] | None = None,
+        prev: Sequence[Tensor] | None = None,
+        v: Sequence[Tensor] | None = None,
+    ) -> None:
+        self.tensors = check_tensors("tensors", tensors)
+        count = len(self.tensors)
+        self.params = integers("params", range(count) if params is None else params, count, 2**32)
+        self.offsets = integers(
+            "offsets", [0] * count if offsets is None else offsets, count, 2**63
+        )
+        self.prev = None if prev is None else check_tensors("prev", prev, (torch.float32,))
+        self.v = None if v is None else check_tensors("v", v, (torch.float32,))
+        self.refresh()
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def refresh(self) -> None:
+        """Checks and describes the tensors as they are now."""
+        check_tensors("tensors", self.tensors)
+        self._check_beside("prev", self.prev)
+        self._check_beside("v", self.v)
+        check_extent(self.tensors, self.offsets)
+        self.device = common_device(self.tensors)
+        self._devices = {t.device for t in self.tensors}
+        self.dtypes = {t.dtype for t in self.tensors}
+        self._addresses = addresses(self.tensors)
+        self._shapes = [(t.shape, t.stride()) for t in self.tensors]
+        self._tables: dict[Any, Any] = {}
+        self._runs = None
+        if is_one_run(self.tensors, self.prev, self.v):
+            self._runs = flat(self.tensors), flat(self.prev), flat(self.v)
+
+    def refreshed(self) -> bool:
+        """`refresh` where a tensor has moved or has another shape or strides; whether it did."""
+        if self._in_place() and self._shapes == [(t.shape, t.stride()) for t in self.tensors]:
+            return False
+        self.refresh()
+        return True
+
+    def add_noise_(
+        self,
+        integers: Tensor,
+        floats: Tensor,
+        *,
+        distribution: str = "rademacher",
+        stochastic: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        """The pass of `zk.add_noise_` from its scalars as kernels read them, which go unchecked.
+
+        integers: int64 [1 + 2 K], the rounding seed, the seeds and the streams. floats: fp32
+        [T, 4 + K], for each tensor decay, prev_coeff, v_coeff, live (0: nothing is written) and K
+        coeffs. Where all tensors are on one device, both are best there too. Does not count as a
+        write to autograd: `mark_written`.
+        """
+        if not self._in_place():
+            self.refresh()
+        serving = {device: choose(device, backend) for device in self._devices}  # or none writes
+        if self._runs is not None:
+            tensors, prev, v = self._runs
+            serving[self.device].add_noise_(
+                Pass(
+                    tensors, self.params, self.offsets, distribution, moved(integers, self.device),
+                    moved(floats, self.device), prev, v, stochastic, self._tables,
+                )
+            )  # fmt: skip
+            return
+        whole = Pass(
+            self.tensors, self.params, self.offsets, distribution, integers, floats, self.prev,
+            self.v, stochastic,
+        )  # fmt: skip
+        with torch.no_grad():
+            for part in contiguous_runs(whole):
+                serving[part.tensors[0].device].add_noise_(part)
+
+    def mark_written(self) -> None:
+        """Tells autograd, as any in-place operation does: a graph that has saved one refuses."""
+        torch.autograd.graph.increment_version(self.tensors)
+
+    def sums(self, scalars: Tensor, distribution: str, backend: str | None) -> list[Tensor]:
+        """int64 [T, 2] in the kernels' units for the tensors of each device, in `places`' order.
+
+        scalars: int64 [3]: 0, seed, stream.
+        """
+        if not self._in_place():
+            self.refresh()
+        vectors = self._runs[0] if self._runs else [v.detach().reshape(-1) for v in self.tensors]
+        whole = Dots(vectors, self.params, self.offsets, distribution, scalars, self._tables)
+        places = self.places()
+        if len(places) == 1:
+            (device,) = places
+            whole.integers = moved(scalars, device)
+            return [choose(device, backend).noise_dots(whole)]
+        return [
+            choose(device, backend).noise_dots(
+                Dots(
+                    [vectors[t] for t in rows], [self.params[t] for t in rows],
+                    [self.offsets[t] for t in rows], distribution, moved(scalars, device),
+                )
+            )
+            for device, rows in places.items()
+        ]  # fmt: skip
+
+    def places(self) -> dict[torch.device, list[int]]:
+        """The tensors of each device."""
+        out: dict[torch.device, list[int]] = {}
+        for t, tensor in enumerate(self.tensors):
+            out.setdefault(tensor.device, []).append(t)
+        return out
+
+    def _in_place(self) -> bool:
+        return addresses(self.tensors) == self._addresses
+
+    def _check_beside(self, name: str, given: list[Tensor] | None) -> None:
+        if given is None:
+            return
+        if len(given) != len(self.tensors):
+            raise ValueError(
+                f"{name} has {len(given)} tensors for {len(self.tensors)}: give one a tensor"
+            )
+        for i, (g, t) in enumerate(zip(given, self.tensors)):
+            if g.shape != t.shape or g.device != t.device:
+                raise ValueError(
+                    f"{name}[{i}] is {tuple(g.shape)} on {g.device} where its tensor is "
+                    f"{tuple(t.shape)} on {t.device}: give the same shape and device"
+                )
+
+
+def addresses(tensors: list[Tensor]) -> list[int]:
+    """Where the tensors' memory begins."""
+    return list(map(Tensor.data_ptr, tensors))
