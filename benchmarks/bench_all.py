@@ -22,10 +22,10 @@ HERE = Path(__file__).resolve().parent
 # stopped. Together under ten minutes: two CPU cores, one GPU.
 STEPS: dict[str, list[tuple[list[str], int]]] = {
     "cpu": [
-        (["bench_pass.py", "--device", "cpu"], 150),
-        (["bench_step.py", "--device", "cpu"], 150),
-        (["bench_memory.py", "--device", "cpu"], 150),
-        (["bench_rollout.py", "--device", "cpu"], 60),
+        (["bench_pass.py", "--device", "cpu"], 130),
+        (["bench_step.py", "--device", "cpu"], 170),
+        (["bench_memory.py", "--device", "cpu"], 160),
+        (["bench_rollout.py", "--device", "cpu"], 80),
     ],
     "cuda": [  # correctness first
         (["gpu_check.py", "bits"], 120),

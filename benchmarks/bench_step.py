@@ -32,6 +32,7 @@ PLANS = {
         "135m:bf16:full:16x512", "1b:bf16:full:16x512", "1b:bf16:lora:16x512", "8b:bf16:lora:16x512"
     ],
 }  # fmt: skip
+ROUNDS = {"cpu": 3, "cuda": 5}  # beside one that warms up
 # Name -> (restore, distribution, targeted); MeZO's step comes after them.
 CASES = {
     "signs, in place": ("inplace", "rademacher", False),
@@ -130,11 +131,12 @@ def main() -> int:
     parser = options(__doc__, budget=150)
     parser.add_argument("--plan", nargs="+", help="SHAPE:DTYPE:full|lora:BATCHxLENGTH; shapes: "
                         f"{', '.join(shapes.SHAPES)}")  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, help=f"of each case; default {ROUNDS}")
     args = parsed(parser)
     cases, rows = Cases(args.budget), []
+    rounds = args.rounds or ROUNDS[args.device]
     for plan in args.plan or PLANS[args.device]:
-        rows += cases.run(plan, measure_plan, plan, args.device, args.rounds, cases) or []
+        rows += cases.run(plan, measure_plan, plan, args.device, rounds, cases) or []
     return cases.finish(args, "bench_step", {"steps": rows})
 
 

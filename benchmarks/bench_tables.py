@@ -17,9 +17,10 @@ Record = dict[str, Any]
 def block(name: str, device: str, make: Callable[[Record], str]) -> str:
     """What `make` says of the record, what was left out of it, and where it comes from."""
     result = load(f"{name}_{device}.json", COMMANDS[device])
+    plot = f"![phases of a step](bench_step_{device}.svg)\n\n" if name == "bench_step" else ""
     left = "; ".join(f"{case}: {reason}" for case, reason in result["left_out"].items())
     told = f"Left out: {left}. " if left else ""
-    return f"{make(result)} {told}{source(result, f'{name}_{device}.json')}"
+    return f"{plot}{make(result)} {told}{source(result, f'{name}_{device}.json')}"
 
 
 def number(value: float | None, form: str = ".2f") -> str:
@@ -87,8 +88,8 @@ def steps(result: Record) -> str:
             "flip, ms", "restore and update, ms", "weights' part, times MeZO's speed"]  # fmt: skip
     note = (
         "Llama shapes with random weights, two-sided, one direction. The ratio is to two forwards "
-        "without perturbation, in turn with the step. MeZO's loop is re-created from its "
-        "operations."
+        "without perturbation, in turn with the step. bf16 weights are rounded stochastically, as "
+        "by default, MeZO's to nearest; its loop is re-created from its operations."
     )
     return f"{markdown(head, rows)}\n\n{note}"
 
@@ -185,7 +186,7 @@ SUMMARY: list[tuple[str, str, Callable[[Record], str]]] = [
 
 
 def summary() -> str:
-    """The headline of each record, on a CPU and on a GPU."""
+    """The headline of each record, a column for each device that has any."""
     records, missing, notes = {}, {}, []
     for device, command in COMMANDS.items():
         for name in NAMES:
@@ -194,12 +195,14 @@ def summary() -> str:
                 notes.append(source(records[name, device], f"{name}_{device}.json"))
             except NotMeasured as told:
                 missing[name, device] = str(told)
+    devices = [d for d in COMMANDS if any(device == d for _, device in records)]
+    notes += [f"{d.upper()}: {missing[NAMES[0], d]}" for d in COMMANDS if d not in devices]
     rows = [
-        [what, *(missing.get((name, d)) or told(records[name, d]) for d in COMMANDS)]
+        [what, *(missing.get((name, d)) or told(records[name, d]) for d in devices)]
         for what, name, told in SUMMARY
     ]
-    table = markdown(["", "CPU", "GPU"], rows)
-    return "\n".join([table, "", *(f"- {note}" for note in notes)]).rstrip()
+    table = [markdown(["", *map(str.upper, devices)], rows), ""] if devices else []
+    return "\n".join([*table, *(f"- {note}" for note in notes)])
 
 
 MAKERS = dict(zip(NAMES, (passes, steps, memory, rollouts)))

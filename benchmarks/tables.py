@@ -6,10 +6,14 @@ A block `<!-- table: NAME -->` ... `<!-- end -->` is replaced by what function N
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
+import bench_plots
 import bench_tables
 import learning_tables
 from document import ROOT, NotMeasured, load, markdown, source
@@ -149,6 +153,14 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
+PLOTS: dict[str, Callable[[Path], None]] = {
+    "learning_cpu.svg": partial(learning_tables.plot, "cpu"),
+    **{
+        f"bench_step_{device}.svg": partial(bench_plots.steps, device) for device in ("cpu", "cuda")
+    },
+}
+
+
 def filled(text: str) -> str:
     """`text` with every block made anew, or told as not measured; unknown names are an error."""
 
@@ -177,7 +189,9 @@ def main() -> int:
             if not args.check:
                 path.write_text(new)
     if not args.check:
-        learning_tables.plot("cpu", ROOT / "docs" / "learning_cpu.svg")
+        for name, plot in PLOTS.items():
+            with contextlib.suppress(NotMeasured):
+                plot(ROOT / "docs" / name)
     elif stale:
         print(f"{', '.join(stale)}: not as in benchmarks/results; run python benchmarks/tables.py")
     return int(args.check and bool(stale))

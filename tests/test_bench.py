@@ -76,7 +76,7 @@ def test_record_and_table(name, tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(document, "RESULTS", tmp_path)
     table = bench_tables.BLOCKS[f"{name}_cpu"]()
     assert table.count("\n") > 3 and f"results/{name}_cpu.json" in table
-    assert name.removeprefix("bench_") in bench_tables.BLOCKS["bench_summary"]()
+    assert f"results/{name}_cpu.json" in bench_tables.BLOCKS["bench_summary"]()
 
 
 def test_passes(tiny):
@@ -92,7 +92,7 @@ def test_passes(tiny):
     assert rates == pytest.approx(16) and targeted["elements"] == 4096
 
 
-def test_steps(tiny):
+def test_steps(tiny, monkeypatch, tmp_path):
     import bench_step
 
     _, record = tiny("bench_step")
@@ -103,6 +103,15 @@ def test_steps(tiny):
         assert all(s > 0 for s in row["phases_s"].values())
         assert row["traffic_s"] < row["greatest_s"]
     assert rows["MeZO"]["traffic_times_faster_than_mezo"] == 1.0
+    pytest.importorskip("matplotlib", reason="plots need zopro[bench]")
+    import bench_plots
+    import document
+
+    monkeypatch.setattr(document, "RESULTS", tmp_path)
+    bench_plots.steps("cpu", tmp_path / "steps.svg")
+    assert "two forwards alone" in (tmp_path / "steps.svg").read_text()
+    with pytest.raises(document.NotMeasured, match="run `make bench-gpu`"):
+        bench_plots.steps("cuda", tmp_path / "none.svg")
 
 
 def test_rollouts_generate_what_they_claim(tiny):
