@@ -86,6 +86,7 @@ __device__ void edge_tile(Sums& sums, const Stream& s, const Chunk& chunk, const
 #pragma unroll 1
     for (int row = 0; row < ROWS; ++row) {
         const int64_t start = chunk.start + row * ROW, left = chunk.numel() - start;
+        if (left <= 0 || start <= -ROW) continue;  // nothing of the vector
         float n[8], x[8];
         unsigned inside = 0;
         noise_of_row<GAUSSIAN>(s, chunk, signs, row, lane, normals, n);
