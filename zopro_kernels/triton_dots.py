@@ -25,7 +25,7 @@ def _sign_sum(tensor, integers, tile, start, TILES: tl.constexpr, MASKED: tl.con
     words = _words(integers, 1, 0, block, tensor[4], RADEMACHER)
     total = tl.zeros((32 * TILES, 8), tl.int64)
     for row in tl.static_range(16):
-        x = _read(tensor, 0, start, at + row * 256, tl.float32, MASKED)  # 0 outside the tensor
+        x = _read(tensor, 0, start, at, row * 256, tl.float32, MASKED)  # 0 outside the tensor
         one = tl.full((), 1.0, tl.float32)
         total += _fixed(x * signed(one, words[row // 4], row), 1099511627776.0)
     return tl.sum(tl.sum(total, 1), 0)
@@ -43,7 +43,7 @@ def _gaussian_sums(
     nn = tl.zeros((GROUPS, 8), tl.int64)
     step = tl.program_id(0) * 0
     while step < TILES * 512 // GROUPS:
-        x = _read(tensor, 0, start, at, tl.float32, MASKED)
+        x = _read(tensor, 0, start, at, 0, tl.float32, MASKED)
         n = gaussian8(_words(integers, 1, 0, block, tensor[4], GAUSSIAN), normals)
         if MASKED:
             n = tl.where(_mask(tensor[3], start, at), n, 0.0)

@@ -55,11 +55,12 @@ def _locate(table, count, chunk, TILES: tl.constexpr):
 
 
 @triton.jit
-def _reach(address, start, at, DTYPE: tl.constexpr, MASKED: tl.constexpr):
+def _reach(address, start, at, AHEAD: tl.constexpr, DTYPE: tl.constexpr, MASKED: tl.constexpr):
+    """Pointers to elements start + at + AHEAD; AHEAD comes last, as the accesses' immediates."""
     pointers = address.to(tl.pointer_type(DTYPE)) + start + at
     if not MASKED:
         pointers = tl.max_contiguous(tl.multiple_of(pointers, (1, 16)), (1, 8))
-    return pointers
+    return pointers + AHEAD
 
 
 @triton.jit
@@ -71,33 +72,48 @@ def _mask(numel, start, at):
 
 
 @triton.jit
-def _read(tensor, WHICH: tl.constexpr, start, at, DTYPE: tl.constexpr, MASKED: tl.constexpr):
-    """Elements start + at (at int32 [n, 8]) of theta (0), prev (1) or v (2); fp32, 0 outside."""
+def _read(
+    tensor, WHICH: tl.constexpr, start, at, AHEAD: tl.constexpr, DTYPE: tl.constexpr,
+    MASKED: tl.constexpr,
+):  # fmt: skip
+    """Elements start + at + AHEAD of theta (0), prev (1) or v (2); fp32, 0 outside.
+
+    at: int32 [n, 8], eight consecutive places a row.
+    """
+    if NATIVE and DTYPE == tl.bfloat16 and not MASKED:
+        # Two at a time: an instruction an element, where halves of words take one and a half.
+        even, _ = tl.split(tl.reshape(at >> 1, (at.shape[0], 4, 2)))
+        pointers = tensor[WHICH].to(tl.pointer_type(tl.uint32)) + (start >> 1) + even
+        pointers = tl.max_contiguous(tl.multiple_of(pointers, (1, 16)), (1, 4))
+        pair = tl.load(pointers + AHEAD // 2)
+        both = tl.join(pair << 16, pair & 0xFFFF0000).to(tl.float32, bitcast=True)
+        return tl.reshape(both, at.shape)
     STORED: tl.constexpr = DTYPE if NATIVE or DTYPE == tl.float32 else tl.uint16
-    pointers = _reach(tensor[WHICH], start, at, STORED, MASKED)
+    pointers = _reach(tensor[WHICH], start, at, AHEAD, STORED, MASKED)
     if MASKED:
-        return widen(tl.load(pointers, mask=_mask(tensor[3], start, at), other=0), DTYPE)
+        inside = _mask(tensor[3], start, at + AHEAD)
+        return widen(tl.load(pointers, mask=inside, other=0), DTYPE)
     return widen(tl.load(pointers), DTYPE)
 
 
 @triton.jit
 def _finish(
-    acc, tensor, scale, start, at, block, rounding_seed, DTYPE: tl.constexpr,
+    acc, tensor, scale, start, at, AHEAD: tl.constexpr, block, rounding_seed, DTYPE: tl.constexpr,
     STOCHASTIC: tl.constexpr, HAS_PREV: tl.constexpr, HAS_V: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Adds prev and v, rounds once, stores. acc fp32 and at int32 [n, 8]; block uint64 [n]."""
     if HAS_PREV:
-        acc += tl.load(scale + 1) * _read(tensor, 1, start, at, tl.float32, MASKED)
+        acc += tl.load(scale + 1) * _read(tensor, 1, start, at, AHEAD, tl.float32, MASKED)
     if HAS_V:
-        acc += tl.load(scale + 2) * _read(tensor, 2, start, at, tl.float32, MASKED)
+        acc += tl.load(scale + 2) * _read(tensor, 2, start, at, AHEAD, tl.float32, MASKED)
     random = 0
     if STOCHASTIC:
         random = rounding_bits(block, rounding_seed, tensor[4])
     STORED: tl.constexpr = DTYPE if NATIVE or DTYPE == tl.float32 else tl.uint16
-    pointers = _reach(tensor[0], start, at, STORED, MASKED)
+    pointers = _reach(tensor[0], start, at, AHEAD, STORED, MASKED)
     value = narrow(acc, random, DTYPE, STOCHASTIC)
     if MASKED:
-        tl.store(pointers, value, mask=_mask(tensor[3], start, at))
+        tl.store(pointers, value, mask=_mask(tensor[3], start, at + AHEAD))
     else:
         tl.store(pointers, value)
 
@@ -145,7 +161,7 @@ def _sign_chunk(
     for first in tl.static_range(0, 16, ROWS):
         acc = ()
         for r in tl.static_range(ROWS):
-            x = _read(tensor, 0, start, at + (first + r) * 256, DTYPE, MASKED)
+            x = _read(tensor, 0, start, at, (first + r) * 256, DTYPE, MASKED)
             acc = acc + (decay * x,)
         if SINGLE:
             acc = _add_signs(acc, tl.load(scale + 4), words, first)
@@ -157,7 +173,7 @@ def _sign_chunk(
                 k += 1
         for r in tl.static_range(ROWS):
             _finish(
-                acc[r], tensor, scale, start, at + (first + r) * 256, group + (first + r) * 32,
+                acc[r], tensor, scale, start, at, (first + r) * 256, group + (first + r) * 32,
                 rounding_seed, DTYPE, STOCHASTIC, HAS_PREV, HAS_V, MASKED,
             )  # fmt: skip
 
@@ -175,14 +191,14 @@ def _gaussian_chunk(
     decay, rounding_seed = tl.load(scale), tl.load(integers).to(tl.uint64)
     step = seeds * 0
     while step < TILES * 512 // GROUPS:
-        acc = decay * _read(tensor, 0, start, at, DTYPE, MASKED)
+        acc = decay * _read(tensor, 0, start, at, 0, DTYPE, MASKED)
         k = seeds * 0
         while k < seeds:
             words = _words(integers, seeds, k, block, tensor[4], GAUSSIAN)
             acc += tl.load(scale + 4 + k) * gaussian8(words, normals)
             k += 1
         _finish(
-            acc, tensor, scale, start, at, block, rounding_seed, DTYPE, STOCHASTIC, HAS_PREV,
+            acc, tensor, scale, start, at, 0, block, rounding_seed, DTYPE, STOCHASTIC, HAS_PREV,
             HAS_V, MASKED,
         )  # fmt: skip
         start += GROUPS * 8
