@@ -28,10 +28,11 @@ for backend in ("cuda", "triton"):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             xs = [torch.ones(n, dtype=dtype, device="cuda") for n in (1, 1023, 4096, 100003)]
             vs = [torch.ones(x.numel(), device="cuda") for x in xs]
+            targets = {"prev": vs, "v": vs, "prev_coeffs": 0.5, "v_coeffs": 0.5}
             for seeds in ([1], [1, 2, 3]):
-                zk.add_noise_(xs, seeds, [0.1] * len(seeds), distribution=distribution,
-                              offsets=[0, 5, 8, 16], rounding="stochastic", prev=vs, v=vs,
-                              prev_coeffs=0.5, v_coeffs=0.5, backend=backend)
+                for more in ({"rounding": "nearest"}, {"rounding": "stochastic", **targets}):
+                    zk.add_noise_(xs, seeds, [0.1] * len(seeds), distribution=distribution,
+                                  offsets=[0, 5, 8, 16], backend=backend, **more)
         zk.noise_dots(vs, 1, distribution=distribution, backend=backend)
 torch.cuda.synchronize()
 """
