@@ -51,7 +51,7 @@ Tiles::Tiles(const std::vector<int64_t>& numels, const std::vector<int64_t>& off
 
 void add_noise(const AddNoise& args) {
     const Tiles tiles(args.numels, args.offsets);
-    std::vector<uint8_t> scratch(tiles.team(args.threads) * SIGN_BYTES * args.seeds.size());
+    std::vector<uint8_t> scratch(tiles.team(args.threads) * DRAWN_BYTES * args.seeds.size());
     chosen().add_noise(args, tiles, scratch.data());
 }
 

@@ -1,15 +1,17 @@
 // Reading and writing a strip of weights: conversion to fp32 and the one rounding at the store.
 #pragma once
 
-#include "simd.h"
+#include "draw.h"
 
 namespace zopro::cpu::ZOPRO_ISA {
 
 struct Fp32 {
     using type = float;
-    static VecF read(const float* p) { return load<VecF>(p); }
-    static void write(float* p, VecF x) { store(p, x); }
-    static void write(float* p, VecF x, const uint16_t*) { store(p, x); }
+    using order = Order<false>;
+    static void read(const float* p, VecF* x) { order::read(p, x); }
+    static void write(float* p, const VecF* x, const uint16_t*) {
+        for (int j = 0; j < 4; ++j) store(p + j * LANES, x[j]);
+    }
 };
 
 inline void narrow_store(uint16_t* p, VecU x) { store(p, __builtin_convertvector(x, VecH)); }
@@ -17,21 +19,56 @@ inline VecU widen(const uint16_t* p) { return __builtin_convertvector(load<VecH>
 
 struct Bf16 {
     using type = uint16_t;
-    static VecF read(const uint16_t* p) { return as_float(widen(p) << 16); }
-    static void write(uint16_t* p, VecF x) {
-        const VecU u = as_bits(x), rounded = (u + 0x7FFFu + ((u >> 16) & 1u)) >> 16;
-        narrow_store(p, (u & 0x7FFFFFFFu) > 0x7F800000u ? splat(0x7FFFu) : rounded);
+    using order = Order<true>;
+    static void read(const uint16_t* p, VecF* x) {
+        for (int j = 0; j < 4; j += 2) {
+            const VecU words = load<VecU>(p + j * LANES);
+            x[j] = as_float(words << 16);
+            x[j + 1] = as_float(words & 0xFFFF0000u);
+        }
     }
-    static void write(uint16_t* p, VecF x, const uint16_t* random) {
+    // random: null for rounding to nearest
+    static void write(uint16_t* p, const VecF* x, const uint16_t* random) {
+        for (int j = 0; j < 4; j += 2) {
+            VecU even, odd;
+            if (random) {
+                const VecU bits = load<VecU>(random + j * LANES);
+                even = up(x[j], bits & 0xFFFFu), odd = up(x[j + 1], bits >> 16);
+            } else {
+                even = nearest(x[j]), odd = nearest(x[j + 1]);
+            }
+            store(p + j * LANES, (even >> 16) | (odd & 0xFFFF0000u));
+        }
+    }
+
+private:  // the result in the upper half, anything in the lower
+    static VecU nearest(VecF x) {
+        const VecU u = as_bits(x);
+        return x == x ? u + 0x7FFFu + ((u >> 16) & 1u) : splat(0x7FFFFFFFu);
+    }
+    static VecU up(VecF x, VecU random) {
         const VecU u = as_bits(x), mag = u & 0x7FFFFFFFu;
-        const VecU up = (u + widen(random)) >> 16;
-        const VecU special = mag > 0x7F800000u ? splat(0x7FFFu) : u >> 16;  // NaN, infinity
-        narrow_store(p, mag >= 0x7F800000u ? special : up);
+        const VecU finite = mag < 0x7F800000u ? u + random : u;
+        return x == x ? finite : splat(0x7FFFFFFFu);
     }
 };
 
 struct Fp16 {
     using type = uint16_t;
+    using order = Order<false>;
+    static void read(const uint16_t* p, VecF* x) {
+        for (int j = 0; j < 4; ++j) x[j] = read(p + j * LANES);
+    }
+    static void write(uint16_t* p, const VecF* x, const uint16_t* random) {
+        for (int j = 0; j < 4; ++j) {
+            if (random)
+                write(p + j * LANES, x[j], random + j * LANES);
+            else
+                write(p + j * LANES, x[j]);
+        }
+    }
+
+private:
     static VecF read(const uint16_t* p) {
         VecF x;
 #if defined(__AVX512F__)
