@@ -10,21 +10,6 @@ namespace zopro::cuda {
 
 namespace {
 
-// Adds prev and v to STEP rows, rounds, stores.
-template <class F>
-__device__ __forceinline__ void finish_rows(const Tile<F>& tile, int row, float (*acc)[8]) {
-    using T = typename F::T;
-    if constexpr (F::KIND != Kind::one) add_targets<F>(tile, row, acc);
-#pragma unroll
-    for (int r = 0; r < F::STEP; ++r) {
-        Words random{};
-        if constexpr (F::STOCHASTIC)
-            random = random_words(tile.rounding, tile.number * 512 + (row + r) * 32 + tile.lane,
-                                  Domain::rounding);
-        store_row(tile.theta + (row + r) * ROW, tile.lane, rounded<T, F::STOCHASTIC>(acc[r], random));
-    }
-}
-
 // A tile that lies wholly in its tensor.
 template <class F>
 __device__ __forceinline__ void whole_tile(const Arguments& args, const Tile<F>& tile,
@@ -57,8 +42,16 @@ __device__ __forceinline__ void whole_tile(const Arguments& args, const Tile<F>&
             add_signs<F::BATCH>(acc, tile.s.coeffs[0], signs.w);
             next_signs<F::BATCH>(signs, row);
         }
+        if constexpr (F::KIND != Kind::one) add_targets<F>(tile, row, acc);
 #pragma unroll
-        for (int r = 0; r < F::BATCH; r += F::STEP) finish_rows<F>(tile, row + r, acc + r);
+        for (int r = 0; r < F::BATCH; ++r) {
+            Words random{};
+            if constexpr (F::STOCHASTIC)
+                random = random_words(tile.rounding, tile.number * 512 + (row + r) * 32 + tile.lane,
+                                      Domain::rounding);
+            store_row(tile.theta + (row + r) * ROW, tile.lane,
+                      rounded<T, F::STOCHASTIC>(acc[r], random));
+        }
     }
 }
 

@@ -21,7 +21,7 @@ struct Form {
     static constexpr bool HOLD = KIND_ == Kind::many && !GAUSSIAN_;
     static constexpr bool SHORT = KIND_ == Kind::one && !GAUSSIAN_ && !STOCHASTIC_;
     static constexpr int BATCH = HOLD ? 16 : KIND_ == Kind::one ? 4 : 2;
-    static constexpr int STEP = HOLD ? STOCHASTIC_ ? 1 : 2 : BATCH;  // rows finished together
+    static constexpr int STEP = HOLD ? 2 : BATCH;  // rows of prev and v in flight
     static constexpr int THREADS = HOLD ? 64 : 256;
     static constexpr int BLOCKS = HOLD ? 4 : SHORT ? 3 : 2;  // at once, without spilling
 };
@@ -125,10 +125,15 @@ __device__ __forceinline__ void add_gaussians(const Arguments& args, const Tile<
 
 template <class F>
 __device__ __forceinline__ void add_targets(const Tile<F>& tile, int row, float (*acc)[8]) {
-    if (F::KIND == Kind::targeted || tile.prev)
-        add_companion<F>(acc, tile.s.prev, tile.prev + row * ROW, tile.lane);
-    if (F::KIND == Kind::targeted || tile.v)
-        add_companion<F>(acc, tile.s.v, tile.v + row * ROW, tile.lane);
+    constexpr bool BOTH = F::KIND == Kind::targeted;
+    if (!BOTH && !tile.prev && !tile.v) return;  // one test, not one for every STEP rows
+#pragma unroll
+    for (int r = 0; r < F::BATCH; r += F::STEP) {
+        if (BOTH || tile.prev)
+            add_companion<F>(acc + r, tile.s.prev, tile.prev + (row + r) * ROW, tile.lane);
+        if (BOTH || tile.v)
+            add_companion<F>(acc + r, tile.s.v, tile.v + (row + r) * ROW, tile.lane);
+    }
 }
 
 }  // namespace zopro::cuda
