@@ -22,17 +22,17 @@ HERE = Path(__file__).resolve().parent
 # stopped. Together under ten minutes: two CPU cores, one GPU.
 STEPS: dict[str, list[tuple[list[str], int]]] = {
     "cpu": [
-        (["bench_pass.py", "--device", "cpu"], 130),
+        (["bench_pass.py", "--device", "cpu"], 150),
         (["bench_step.py", "--device", "cpu"], 170),
-        (["bench_memory.py", "--device", "cpu"], 160),
+        (["bench_memory.py", "--device", "cpu"], 150),
         (["bench_rollout.py", "--device", "cpu"], 80),
     ],
     "cuda": [  # correctness first
-        (["gpu_check.py", "bits"], 120),
-        (["gpu_check.py", "sanitizer"], 120),
+        (["gpu_check.py", "bits"], 110),
+        (["gpu_check.py", "sanitizer"], 110),
         (["bench_pass.py", "--device", "cuda"], 100),
-        (["bench_step.py", "--device", "cuda"], 100),
-        (["bench_memory.py", "--device", "cuda"], 50),
+        (["bench_step.py", "--device", "cuda"], 130),
+        (["bench_memory.py", "--device", "cuda"], 60),
         (["bench_rollout.py", "--device", "cuda"], 50),
     ],
 }

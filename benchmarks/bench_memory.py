@@ -31,7 +31,7 @@ from torch import Tensor
 
 PLANS = {
     "cpu": ["135m:fp32:full:2x128", "135m:fp32:lora:2x128"],
-    "cuda": ["1b:bf16:full:16x512", "1b:bf16:lora:16x512", "8b:bf16:lora:16x512"],
+    "cuda": ["1b:bf16:full:16x512", "1b:bf16:lora:16x512", "8b:bf16:lora:4x512"],
 }
 WAYS = ("forward", "ZOPrO in place", "ZOPrO exact", "trainer in place", "MeZO", "AdamW")
 LR, EPS = 1e-6, 1e-3

@@ -32,7 +32,7 @@ PLANS = {
         "135m:bf16:full:16x512", "1b:bf16:full:16x512", "1b:bf16:lora:16x512", "8b:bf16:lora:16x512"
     ],
 }  # fmt: skip
-ROUNDS = {"cpu": 3, "cuda": 5}  # beside one that warms up
+ROUNDS = {"cpu": 3, "cuda": 4}  # beside one that warms up
 # Name -> (restore, distribution, targeted); MeZO's step comes after them.
 CASES = {
     "signs, in place": ("inplace", "rademacher", False),

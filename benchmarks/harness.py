@@ -95,7 +95,8 @@ def record(path: Path | str, results: dict[str, Any]) -> None:
 
 def spread(seconds: list[float]) -> dict[str, float]:
     """Median, quartiles and extremes of `seconds`, by the JSON's names."""
-    low, _, high = statistics.quantiles(seconds * 2 if len(seconds) == 1 else seconds, n=4)
+    twice = seconds * 2 if len(seconds) == 1 else seconds  # quantiles wants two
+    low, _, high = statistics.quantiles(twice, n=4, method="inclusive")
     return {
         "median_s": statistics.median(seconds),
         "low_s": low,

@@ -92,6 +92,20 @@ def test_passes(tiny):
     assert rates == pytest.approx(16) and targeted["elements"] == 4096
 
 
+def test_slow_passes_have_fewer_rounds():
+    import bench_pass
+
+    calls = {"slow": 0, "fast": 0}
+
+    def timer(name):
+        calls[name] += 1
+        return {"slow": 3.0, "fast": 1.0 / calls["fast"] if calls["fast"] else 0.0}[name]
+
+    seconds = bench_pass.measure({"slow": "slow", "fast": "fast"}, 5, timer, most_seconds=2.0)
+    assert seconds["slow"] == [3.0] and len(seconds["fast"]) == 3
+    assert bench_pass.ratio(seconds, "fast", "slow") == 3.0 / seconds["fast"][0]
+
+
 def test_steps(tiny, monkeypatch, tmp_path):
     import bench_step
 
