@@ -25,6 +25,11 @@ def safetensors():
     return module
 
 
+def file_name(digest: str) -> str:
+    """Of the targets whose file has this SHA-256."""
+    return f"targets-{digest[:16]}.safetensors"
+
+
 def save_aim(folder: Path, targets: Targets | None, members: list[tuple]) -> f.Aim:
     """Writes prev and v of `members` (parameter, name, group) unless they are there already."""
     if targets is None:
@@ -36,7 +41,7 @@ def save_aim(folder: Path, targets: Targets | None, members: list[tuple]) -> f.A
             tensors[f"v.{i}"] = targets.v[p].cpu()
     data = safetensors().save(tensors)
     digest = hashlib.sha256(data).hexdigest()
-    path = folder / f"targets-{digest[:16]}.safetensors"
+    path = folder / file_name(digest)
     if not path.exists():
         beside = path.with_suffix(".part")
         with open(beside, "wb") as file:
@@ -62,7 +67,9 @@ def load_aim(
 
     Raises ValueError for a file outside of the log's folder, another digest, name or shape.
     """
-    if folder is None or Path(aim.file).name != aim.file or (folder / aim.file).is_symlink():
+    # No other name is ever written, so none can lead out of the folder.
+    known = aim.digest is not None and aim.file == file_name(aim.digest)
+    if folder is None or not known or (folder / aim.file).is_symlink():
         raise ValueError(f"the log names targets {aim.file!r}, which is no file in its folder")
     try:
         data = (folder / aim.file).read_bytes()
@@ -72,8 +79,10 @@ def load_aim(
             "the log"
         ) from None
     if hashlib.sha256(data).hexdigest() != aim.digest:
-        raise ValueError(f"the log's targets {aim.file} are not those of the run: their digest is "
-                         "another")  # fmt: skip
+        raise ValueError(
+            f"the log's targets {aim.file} are not those of the run (their digest is another): put "
+            "the run's own beside the log"
+        )
     found = safetensors().load(data)
     prev, v = {}, {}
     for i, p in enumerate(params):
