@@ -16,6 +16,7 @@ from pathlib import Path
 import bench_plots
 import bench_tables
 import learning_tables
+import replay_tables
 from document import ROOT, NotMeasured, load, markdown, source
 
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -141,7 +142,7 @@ def reward_baselines() -> str:
 
 
 # Each has BLOCKS: name of a table -> the function that makes it.
-MODULES = (bench_tables, learning_tables)
+MODULES = (bench_tables, learning_tables, replay_tables)
 TABLES: dict[str, Callable[[], str]] = {
     "candidates": candidates,
     "demo": demo,
