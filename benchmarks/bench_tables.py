@@ -52,9 +52,10 @@ def passes(result: Record) -> str:
     note = (
         f"{main[0]['elements']:,} elements; medians of {main[0]['rounds']} rounds in one run (of "
         f"slow passes fewer, at least {min(p['rounds'] for p in main)}), on copies of the weights "
-        "that together are over four times the last-level cache. The share counts the bytes that a pass has to move (of a targeted pass prev and v too); "
-        "`x.mul_`, copy and MeZO are of the same dtype; spread is the distance of the quartiles "
-        "over the median. MeZO (normal, multiply, add), foreach and torch.compile are re-created "
+        "that together are over four times the last-level cache. The share counts the bytes that a "
+        "pass has to move (of a targeted pass prev and v too); `x.mul_`, copy and MeZO are of the "
+        "same dtype; spread is the distance of the quartiles over the median. MeZO (normal, "
+        "multiply, add), foreach and torch.compile are re-created "
         f"from their operations.{memory}{waits}"
     )
     return f"{markdown(head, rows)}\n\n{layouts(result)}\n\n{note}"
