@@ -19,12 +19,18 @@ Trace = Sequence[tuple[Plan, Place]]
 class Waiting:
     """What a step's records are made of, once its numbers have arrived.
 
-    trace: its passes in place, the update last; of other restores, none. whole: whether no pass
-    before it is in the log already.
+    first: of first_of_groups. trace: its passes in place, the update last; of other restores, none.
+    whole: whether no pass before it is in the log already.
     """
 
     def __init__(
-        self, opt: Engine, plan: Plan, taken: Taken, trace: Trace, whole: bool = True
+        self,
+        opt: Engine,
+        plan: Plan,
+        taken: Taken,
+        first: dict[int, int],
+        trace: Trace,
+        whole: bool,
     ) -> None:
         self._inplace, self._whole = opt.restore_policy == "inplace", whole
         self._two_sided = opt._estimator == "two_sided"
@@ -35,7 +41,7 @@ class Waiting:
             (g["eps"], float(g["weight_decay"]), bool(g["maximize"])) for g in opt.param_groups
         ]
         self._seed = plan.directions[0].seed
-        self._first = _first_of_groups(plan)
+        self._first = first
         columns = list(self._first.values())
         self._passed, scales = _passed(trace[:-1], columns)
         eps = torch.stack([plan.eps[c] for c in columns])
@@ -95,11 +101,10 @@ def usual_moves(directions: int, two_sided: bool, estimates: int, apart: bool):
             yield f.Move(f.HOME)
 
 
-def free_moves(opt: Engine, trace: Trace) -> f.Moves:
+def free_moves(opt: Engine, first: dict[int, int], trace: Trace) -> f.Moves:
     """Passes in place that no step followed yet. Waits for the device."""
     count, moves = len(opt.param_groups), []
     for plan, place in trace:
-        first = _first_of_groups(plan)
         (passed,), scales = _passed([(plan, place)], list(first.values()))
         if passed is None:
             moves.append(f.Move(f.HOME))
@@ -132,9 +137,9 @@ def _weight(opt: Engine) -> float:
     return 0.0 if opt._targets is None else opt._targets.used
 
 
-def _first_of_groups(plan: Plan) -> dict[int, int]:
+def first_of_groups(group_of: list[int]) -> dict[int, int]:
     """The first parameter of each group that has one: scales are a group's."""
-    return {g: plan.group_of.index(g) for g in sorted(set(plan.group_of))}
+    return {g: group_of.index(g) for g in sorted(set(group_of))}
 
 
 def _passed(

@@ -15,7 +15,7 @@ from ..measure import Record as Taken
 from . import layout as f
 from .aims import save_aim
 from .file import LogFile
-from .waiting import Waiting, free_moves
+from .waiting import Waiting, first_of_groups, free_moves
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,9 @@ class StepLog:
         self.path = Path(path)
         self._opt, self._every = optimizer, every_step
         self._head = head_of(optimizer)
+        self._indices = [p.index for p in self._head.parameters]
+        self._group_of = [p.group for p in self._head.parameters]
+        self._first = first_of_groups(self._group_of)
         self._steps, self._passes = self._head.steps, self._head.passes
         self._waiting: Waiting | None = None
         self._groups: f.Groups | None = None
@@ -106,7 +109,7 @@ class StepLog:
         trace = self._trace()
         if trace:
             self._write_aim()
-            self._file.write(free_moves(self._opt, trace))
+            self._file.write(free_moves(self._opt, self._first, trace))
             self._whole = False
         self._steps, self._passes = self._opt._step_count, self._opt._passes
         digest = joined(digest_each(p for p, _, _ in members))
@@ -119,15 +122,14 @@ class StepLog:
         self._check_parameters(plan.indices, plan.group_of)
         self.flush()
         self._write_aim()
-        self._waiting = Waiting(self._opt, plan, record, self._trace(), self._whole)
+        self._waiting = Waiting(self._opt, plan, record, self._first, self._trace(), self._whole)
         self._whole = True
         self._steps, self._passes = self._opt._step_count, self._opt._passes
         if self._every:
             self.flush()
 
     def _check_parameters(self, indices: list[int], group_of: list[int]) -> None:
-        known = self._head.parameters
-        if indices != [p.index for p in known] or group_of != [p.group for p in known]:
+        if indices != self._indices or group_of != self._group_of:
             raise RuntimeError(
                 "the parameters that require grad are others than when the step log began: "
                 "close() it and begin another"
