@@ -1,4 +1,4 @@
-"""What benchmarks share: cases that may fail, budgets, the runner, the GPU check, absent records."""
+"""What benchmarks share: cases that may fail, budgets, the runner, GPU check, absent records."""
 
 from __future__ import annotations
 
