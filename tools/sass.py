@@ -126,10 +126,43 @@ def _reachable(blocks: list[Block], start: int, cut: set[tuple[int, int]]) -> se
     return seen
 
 
+@dataclass
+class Count:
+    """Instructions a thread issues for one element, by pipe; and for a further seed."""
+
+    pipes: dict[str, float]
+    further_seed: dict[str, float] | None  # None where no loop over seeds lies on the path
+
+    @property
+    def per_element(self) -> float:
+        return sum(self.pipes.values())
+
+
+# What executes an instruction: sums, products and IMAD go down the FMA pipe, loads, stores and
+# shuffles to the load-store units, whatever is uniform or steers elsewhere; the rest is integer
+# and logic, selection and conversion, the ALU's.
+_PIPES = (
+    ("fma", r"(FADD|FMUL|FFMA|IMAD)\b"),
+    ("lsu", r"(LD|ST|LDG|STG|LDS|STS|LDL|STL|SHFL|RED|ATOMG?|STSM|LDSM)\b"),
+    ("other", r"(U[A-Z0-9]+|R2UR|BRA|BSSY|BSYNC|BAR|EXIT|NOP|S2R|S2UR|CS2R|LDC|WARPSYNC|VOTE)\b"),
+)
+
+
+def pipe(line: str) -> str:
+    """The pipe of an instruction: "fma", "alu", "lsu" or "other"."""
+    operation = re.sub(r"^@!?U?P\w+\s+", "", line)
+    return next((name for name, pattern in _PIPES if re.match(pattern, operation)), "alu")
+
+
 def instructions_per_element(
     blocks: list[Block], element_bytes: int, elements: int, walks: bool
 ) -> float:
-    """Instructions an element on the path described above.
+    """Instructions an element on the path described above; arguments as `count`'s."""
+    return count(blocks, element_bytes, elements, walks).per_element
+
+
+def count(blocks: list[Block], element_bytes: int, elements: int, walks: bool) -> Count:
+    """Counts along the path described above.
 
     elements: what one thread handles of a piece of work; walks: whether the kernel loops over
     pieces of work. A kernel that stores no 16 bytes (a reduction) is followed through the 16-byte
@@ -163,4 +196,19 @@ def instructions_per_element(
     turning = set().union(*(loops[edge] for edge in outer)) if outer else set()
     stored = sum(moved[i] for i in stores & set(path)) * 16 // element_bytes
     turns = elements // stored
-    return sum(len(blocks[i].code) * (turns if i in turning else 1) for i in path) / elements
+    # Inside a piece of work only the loop over seeds draws and neither loads nor stores elements.
+    seeds = [body for edge, body in loops.items() if edge[1] in path and not stores & body
+             and any(blocks[i].draws for i in body)]  # fmt: skip
+    weights = {i: (turns if i in turning else 1) / elements for i in path}
+    return Count(
+        _by_pipe(blocks, [(i, weights[i]) for i in path]),
+        _by_pipe(blocks, [(i, weights.get(i, 0.0)) for i in seeds[0]]) if seeds else None,
+    )
+
+
+def _by_pipe(blocks: list[Block], weights: list[tuple[int, float]]) -> dict[str, float]:
+    issued = {"fma": 0.0, "alu": 0.0, "lsu": 0.0, "other": 0.0}
+    for i, weight in weights:
+        for line in blocks[i].code:
+            issued[pipe(line)] += weight
+    return issued
