@@ -52,9 +52,26 @@ def number(name: str, value: Any, low: float, *, open_low: bool = False) -> floa
     return out
 
 
-def group_options(group: dict[str, Any]) -> None:
-    """lr, eps, weight_decay and maximize of one parameter group."""
-    number("lr", group["lr"], 0.0)
+def capturable(params: list[Tensor], groups: list[dict[str, Any]]) -> None:
+    """What a step in a CUDA graph asks for: one device, where the tensors of lr are as well."""
+    devices = {p.device for p in params}
+    if len(devices) > 1:
+        raise ValueError(
+            f"capturable=True with parameters on {', '.join(sorted(map(str, devices)))}: put them "
+            "on one device, or leave it out"
+        )
+    for group in groups:
+        lr = group["lr"]
+        if isinstance(lr, Tensor) and lr.device not in devices:
+            raise ValueError(
+                f"capturable=True with lr on {lr.device}: put the tensor on {devices.pop()}"
+            )
+
+
+def group_options(group: dict[str, Any], *, unseen: bool = False) -> None:
+    """lr, eps, weight_decay and maximize of one parameter group; `unseen` reads no tensor."""
+    if not (unseen and isinstance(group["lr"], Tensor)):
+        number("lr", group["lr"], 0.0)
     number("weight_decay", group["weight_decay"], 0.0)
     if isinstance(group["eps"], str):
         if group["eps"] != "auto":

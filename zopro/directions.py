@@ -1,11 +1,13 @@
-"""Seeds of steps and roundings, and the directions of one step with the pass that adds them."""
+"""The directions of one step, and the pass that adds them to the weights."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import is_
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,26 +16,7 @@ import zopro_kernels as zk
 
 from .devices import common_device, moved
 
-MASK = (1 << 64) - 1
-
-# First word of the hash: what a seed is for. Two purposes never share a seed.
-DIRECTION, ROUNDING, CALIBRATION = 0, 1, 2
-
-
-def _mix(x: int) -> int:
-    """The output function of splitmix64 (Steele, Lea, Flood, OOPSLA 2014): a bijection."""
-    x = (x + 0x9E3779B97F4A7C15) & MASK
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
-    return x ^ (x >> 31)
-
-
-def derive_seed(seed: int, purpose: int, counter: int) -> int:
-    """A 64-bit seed from (base seed, purpose, counter); no global generator is involved.
-
-    For one base seed and purpose, different counters below 2^64 give different seeds.
-    """
-    return _mix(_mix(_mix(seed) ^ purpose) ^ counter)
+REMEMBERED = 64  # short constants kept on their devices
 
 
 @dataclass(eq=False)
@@ -41,11 +24,12 @@ class Direction:
     """z = noise[t] n(seed, stream) + prev[t] prev_t + v[t] v_t for each tensor t; fp64 [T],
     on the plan's device."""
 
-    seed: int
+    seed: int | Tensor  # int64, 0-dim, its bits
     stream: int
     noise: Tensor
     prev: Tensor | None = None
     v: Tensor | None = None
+    sound: Tensor | None = None  # bool, 0-dim: False where z had to be 0, as n met no finite v.n
 
 
 Term = tuple[Direction, Tensor]  # a direction and its scale in each tensor, fp64 [T]
@@ -63,21 +47,41 @@ class Part:
 
 
 class Prepared:
-    """Tensor sets that stay prepared over the steps, as long as they hold the same tensors."""
+    """What stays on its device over the steps: made again when the tensors it is of are others."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, tuple[list, list[zk.TensorSet]]] = {}
+        self._kept: dict[str, tuple[list, Any]] = {}
+        self._constants: OrderedDict[tuple, Tensor] = OrderedDict()
 
-    def of(
-        self, name: str, tensors: list[Tensor | None], make: Callable[[], list[zk.TensorSet]]
-    ) -> list[zk.TensorSet]:
+    def of(self, name: str, tensors: list[Tensor | None], make: Callable[[], Any]) -> Any:
         """What `make` makes of these very tensors, now or before."""
-        known, sets = self._kept.get(name, ([], []))
-        same = len(known) == len(tensors) and all(map(operator.is_, known, tensors))
-        if not same or any(s.refreshed() for s in sets):  # moved or cast since the last step
-            sets = make()
-            self._kept[name] = tensors, sets
-        return sets
+        known, made = self._kept.get(name, (None, None))
+        if known is None or len(known) != len(tensors) or not all(map(is_, known, tensors)):
+            made = make()
+            self._kept[name] = tensors, made
+        return made
+
+    def forget(self, name: str) -> None:
+        """The next `of` makes it anew."""
+        self._kept.pop(name, None)
+
+    def constants(
+        self, values: Iterable[float], device: torch.device, dtype: torch.dtype = torch.float64
+    ) -> Tensor:
+        """Numbers of the host on `device`, read only; a copy the first time."""
+        key = (tuple(values), device, dtype)
+        if key in self._constants:
+            self._constants.move_to_end(key)
+        else:
+            if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+                raise RuntimeError(
+                    "a step that is captured may not copy from the host: take a few steps before "
+                    "the capture, and change no option of a group but a tensor lr after them"
+                )
+            self._constants[key] = moved(torch.tensor(key[0], dtype=dtype), device)
+            if len(self._constants) > REMEMBERED:
+                self._constants.popitem(last=False)
+        return self._constants[key]
 
 
 @dataclass(eq=False)
@@ -112,14 +116,22 @@ class Plan:
         kinds: dict[tuple, list[int]] = {}
         for t, p in enumerate(self.tensors):
             kinds.setdefault((p.dtype, p.device), []).append(t)
+
+        def make() -> list[Part]:
+            sets = [self._set_of(rows) for rows in kinds.values()]
+            if len(sets) == 1:
+                return [Part(sets[0])]
+            return [
+                Part(tensors, moved(torch.tensor(rows), self.device))
+                for tensors, rows in zip(sets, kinds.values())
+            ]
+
         given = [*self.tensors, *(self.prev or ()), None, *(self.v or ())]
-        sets = self.prepared.of("weights", given, lambda: list(map(self._set_of, kinds.values())))
-        if len(sets) == 1:
-            return [Part(sets[0])]
-        return [
-            Part(tensors, moved(torch.tensor(rows), self.device))
-            for tensors, rows in zip(sets, kinds.values())
-        ]
+        parts = self.prepared.of("parts", given, make)
+        if any(part.tensors.refreshed() for part in parts):  # moved or cast since the last step
+            self.prepared.forget("parts")
+            parts = self.prepared.of("parts", given, make)
+        return parts
 
     def _set_of(self, rows: list[int]) -> zk.TensorSet:
         def of(values: list | None) -> list | None:
@@ -130,7 +142,7 @@ class Plan:
         )
 
     def write(
-        self, part: Part, terms: list[Term], decay: Tensor | None, rounding_seed: int
+        self, part: Part, terms: list[Term], decay: Tensor | None, rounding_seed: int | Tensor
     ) -> None:
         """theta[t] <- decay[t] theta[t] + sum over terms of scale[t] z[t], in place, for the
         tensors of `part`: one launch, for which the host does not wait. Where a coefficient is not
@@ -147,14 +159,28 @@ class Plan:
             *(d.noise * scale for d, scale in terms),
         ]
         floats = zk.with_live(torch.stack(columns, dim=1).float())
-        numbers = [rounding_seed, *(d.seed for d in directions), *(d.stream for d in directions)]
         part.tensors.add_noise_(
-            zk.integers(numbers, part.tensors.device),
+            self._integers(part, directions, rounding_seed),
             part.of_rows(floats),
             distribution=self.distribution,
             stochastic=self.rounding == "stochastic",
             backend=self.backend,
         )
+
+    def _integers(
+        self, part: Part, directions: list[Direction], rounding_seed: int | Tensor
+    ) -> Tensor:
+        seeds, streams = [d.seed for d in directions], [d.stream for d in directions]
+        if not isinstance(rounding_seed, Tensor):
+            return zk.integers([rounding_seed, *seeds, *streams], part.tensors.device)
+        constant = self.prepared.constants(streams, self.device, torch.int64)
+        return torch.cat([torch.stack([rounding_seed, *seeds]), constant])
+
+    def stream(self, direction: Direction) -> int | Tensor:
+        """The direction's stream, beside its seed."""
+        if not isinstance(direction.seed, Tensor):
+            return direction.stream
+        return self.prepared.constants([direction.stream], self.device, torch.int64)
 
     def mark_written(self) -> None:
         """Tells autograd that the weights have changed: a graph that has saved one refuses."""
@@ -177,7 +203,7 @@ def _sum(pairs: list[tuple[Tensor | None, Tensor]], none: Tensor) -> Tensor:
     return torch.stack(products).sum(dim=0)
 
 
-def draw(seed: int, count: int, tensors: list[Tensor]) -> list[Direction]:
+def draw(seed: int | Tensor, count: int, tensors: list[Tensor]) -> list[Direction]:
     """`count` plain directions z = n: one seed, the stream is the direction's number."""
     ones = torch.ones(len(tensors), dtype=torch.float64, device=common_device(tensors))
     return [Direction(seed, k, ones) for k in range(count)]

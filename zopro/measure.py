@@ -13,6 +13,7 @@ from . import checks
 from .devices import moved
 from .directions import Plan
 from .restore import ExactWeights, InplaceWeights
+from .seeds import MASK
 
 
 @dataclass(frozen=True)
@@ -40,19 +41,19 @@ class StepReport:
 class Record:
     """A step as it was taken, its numbers still on the device: what a StepReport is read from."""
 
-    step: int
-    seed: int
+    step: int | Tensor
+    seed: int | Tensor
     values: Tensor  # fp64 [3 K + 2]: sums of the losses, slopes, whether the update was applied
     first_eps: float  # of the first tensor
     eps: tuple[float, ...]
-    lr: tuple[float, ...]
+    lr: tuple[float | Tensor, ...]
     loss_count: int
     estimates: int
 
     @classmethod
     def of(
         cls,
-        step: int,
+        step: int | Tensor,
         plan: Plan,
         pending: Pending,
         slopes: Tensor,
@@ -60,13 +61,20 @@ class Record:
         groups: list[dict[str, Any]],
     ) -> Record:
         eps = tuple(float(group["eps"]) for group in groups)
+        # Tensors that are counted or scheduled in place are copied.
+        rates = [group["lr"] for group in groups]
+        if isinstance(step, Tensor):
+            lr = tuple(x.detach().clone() if isinstance(x, Tensor) else x for x in rates)
+            step = step.clone()
+        else:
+            lr = tuple(map(float, rates))
         return cls(
             step=step,
             seed=plan.directions[0].seed,
             values=torch.cat([pending.sums, slopes, applied.double().view(1)]),
             first_eps=eps[plan.group_of[0]],
             eps=eps,
-            lr=tuple(float(group["lr"]) for group in groups),
+            lr=lr,
             loss_count=pending.loss_count,
             estimates=pending.estimates,
         )
@@ -76,14 +84,14 @@ class Record:
         *values, applied = self.values.tolist()
         k = len(values) // 3
         return StepReport(
-            step=self.step,
-            seed=self.seed,
+            step=int(self.step),
+            seed=int(self.seed) & MASK,
             loss=values[2 * k] / self.loss_count,
             losses_plus=tuple(a / self.estimates for a in values[:k]),
             losses_minus=tuple(a / self.estimates for a in values[k : 2 * k]),
             projected_gradients=tuple(s / self.first_eps for s in values[2 * k + 1 :]),
             eps=self.eps,
-            lr=self.lr,
+            lr=tuple(map(float, self.lr)),
             estimates=self.estimates,
             skipped=not applied,
         )
@@ -199,6 +207,7 @@ def apply(
     groups: list[dict[str, Any]],
     slopes: Tensor,
     finite: Tensor,
+    ahead: Plan | None = None,
 ) -> Tensor:
     """theta <- (1 - lr wd) theta - lr / K * sum of g_k z_k, restoring on the way: one pass.
 
@@ -206,21 +215,35 @@ def apply(
     the smoothed gradient in each group whatever the other groups' eps (SPSA, Spall 1992).
     slopes: fp64 [K], finite: bool, 0-dim; both on the plan's device, as the answer is: whether
     theta moved. It only returns to its place where `finite` is False or a coefficient would
-    overflow fp32; the host does not wait to know.
+    overflow fp32; the host does not wait to know. `ahead`: the next step's plan, to whose first
+    perturbation the same pass leads (InplaceWeights).
     """
 
     def of_group(key: str) -> Tensor:
-        values = [float(group[key]) for group in groups]
-        return torch.tensor([values[g] for g in plan.group_of], dtype=torch.float64)
+        """fp64 [T], on the plan's device."""
+        values = [group[key] for group in groups]
+        if not any(isinstance(x, Tensor) for x in values):
+            return constants([float(values[g]) for g in plan.group_of], plan.device)
+        columns = [
+            moved(x.detach().double().view(1), plan.device)
+            if isinstance(x, Tensor)
+            else constants([float(x)], plan.device)
+            for x in values
+        ]
+        index = constants(plan.group_of, plan.device, torch.int64)
+        return torch.cat(columns).index_select(0, index)
 
+    constants = plan.prepared.constants
     lr = of_group("lr")
     signed = lr * (2.0 * of_group("maximize") - 1.0)
-    signed, decay = moved(torch.stack([signed, 1.0 - lr * of_group("weight_decay")]), plan.device)
+    decay = 1.0 - lr * of_group("weight_decay")
     rate = signed / (plan.eps * len(slopes))
     used = [c for d in plan.directions for c in (d.noise, d.prev, d.v) if c is not None]
     reach = torch.stack(list({id(c): c for c in used}.values())).abs().max()
+    for direction in plan.directions:
+        finite = finite if direction.sound is None else finite & direction.sound
     applied = finite & (reach * rate.abs().max() * slopes.abs().sum() < LARGEST)
     slopes = torch.where(applied, slopes, 0.0)
     terms = [(direction, rate * s) for direction, s in zip(plan.directions, slopes.unbind())]
-    weights.update(plan, terms, torch.where(applied, decay, 1.0))
+    weights.update(plan, terms, torch.where(applied, decay, 1.0), ahead)
     return applied

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 
-from . import checkpoint, checks, schedules, targets
-from .engine import Engine
+from . import checks
+from .aimed import Aimed
 
 logger = logging.getLogger(__name__)
 
 
-class ZOPrO(Engine):
+class ZOPrO(Aimed):
     """Zeroth-order preference optimisation (arXiv 2503.03460), and plain SPSA without targets.
 
     A step measures the loss at theta +- eps z along seeded directions z that are never stored
@@ -51,6 +51,12 @@ class ZOPrO(Engine):
     seed: in [0, 2^64); the same on all ranks of a distributed run.
     maximize: climb instead of descend.
     backend: of zopro_kernels ("cuda", "triton", "cpu", "reference"); None picks the fastest.
+    lookahead: the pass that restores and updates perturbs for the next step as well: two passes a
+        two-sided step of one direction instead of three. Between steps the stored weights are then
+        theta + eps z: `settle()` before anything else looks at them. In place, two-sided.
+    capturable: for CUDA graphs: a step captured with its closure after a few warm-up steps takes
+        the next direction at each replay. Counters and seeds are then kept on the device, and lr
+        may be a tensor there, written in place; all other options are fixed at the capture.
 
     Nothing in a step waits for the device, as long as the parameters are on one and the closure
     does not. `last` is the StepReport of the last step, `skipped_steps` counts those whose losses
@@ -72,6 +78,8 @@ class ZOPrO(Engine):
         seed: int = 0,
         maximize: bool = False,
         backend: str | None = None,
+        capturable: bool = False,
+        lookahead: bool = False,
     ) -> None:
         self._distribution = checks.choice("distribution", distribution, checks.DISTRIBUTIONS)
         self._estimator = checks.choice("estimator", estimator, checks.ESTIMATORS)
@@ -80,6 +88,19 @@ class ZOPrO(Engine):
         self._num_directions = checks.integer("num_directions", num_directions, 1)
         self._seed = checks.integer("seed", seed, 0, 2**64)
         self._backend = checks.backend(backend)
+        self._capturable, self._lookahead = bool(capturable), bool(lookahead)
+        if lookahead and (restore == "exact" or estimator == "one_sided"):
+            raise ValueError(
+                f"lookahead=True with restore={restore!r} and estimator={estimator!r}: a copy and "
+                "a baseline are of theta itself; use 'inplace' (or 'auto') and 'two_sided'"
+            )
+        if lookahead and capturable:
+            raise ValueError(
+                "lookahead=True with capturable=True: a captured step would begin at the direction "
+                "that lay ahead of the capture each time it replays; give one of them"
+            )
+        if lookahead:
+            self._restore = "inplace"
         defaults = {"lr": lr, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
         checks.group_options(defaults)
         super().__init__(checks.parameter_list(params), defaults)
@@ -93,7 +114,7 @@ class ZOPrO(Engine):
     @property
     def step_count(self) -> int:
         """Steps so far, skipped ones included: with the seed, what fixes the next direction."""
-        return self._step_count
+        return int(self._step_count)
 
     @property
     def restore_policy(self) -> str:
@@ -103,6 +124,8 @@ class ZOPrO(Engine):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group as torch does; its trainable parameters take the next indices."""
         self._idle("add_param_group", no_estimates=True)
+        if self._weights is not None:
+            self._weights.home()
         checks.no_duplicates(param_group)
         super().add_param_group(param_group)
         known = dict(self._indices)
@@ -116,13 +139,15 @@ class ZOPrO(Engine):
         self._plan = None
         self._choose_weights()
 
-    def estimate(self, closure: Callable[[], Any]) -> Tensor:
+    def estimate(self, closure: Callable[[], Any], *, restore: bool = True) -> Tensor:
         """Measures the slope along this step's directions; returns the mean loss, 0-dim.
 
         closure() returns the loss (a scalar tensor or a number) of one batch, the same for both
         signs; it runs without a graph. Called again before `step`, it accumulates: the step uses
         the mean of the slopes. The weights are theta again afterwards, also when the closure
-        raises, and its error goes on. Raises TypeError or ValueError for what is no scalar.
+        raises, and its error goes on; with `restore` False they stay perturbed until `step`, whose
+        one pass restores and updates, or `settle`: for loops in which nothing looks at them before.
+        Raises TypeError or ValueError for what is no scalar.
         """
         try:
             loss = self._measure(closure)
@@ -130,7 +155,7 @@ class ZOPrO(Engine):
             if self._busy is None:  # else the weights belong to whoever is busy with them
                 self._weights.home()
             raise
-        if not self._defer_restore:
+        if restore:
             self._weights.home()
         return loss
 
@@ -147,10 +172,20 @@ class ZOPrO(Engine):
             if closure is not None:
                 loss = self._measure(closure)
             self._finish_step()
-        finally:
+        except BaseException:
             if self._busy is None:
                 self._weights.home()
+            raise
         return loss
+
+    def settle(self) -> None:
+        """Stores theta again, where a step with `lookahead` has left theta + eps z.
+
+        Whatever reads or writes weights between steps calls it first: evaluation, saving, loading.
+        The optimizer's own methods do. One pass, or none.
+        """
+        self._idle("settle")
+        self._weights.home()
 
     @contextmanager
     def perturbed(self, sign: float, direction: int = 0) -> Iterator[None]:
@@ -178,68 +213,3 @@ class ZOPrO(Engine):
             self._weights.home()
             if self._pending is None:
                 self._plan = None  # the step itself reads the groups' eps again
-
-    def set_targets(
-        self,
-        policy_update: Sequence[Tensor] | Mapping[str, Tensor],
-        reward_update: Sequence[Tensor | None] | Mapping[str, Tensor] | None = None,
-        schedule: str | schedules.Schedule = "linear",
-        steps: int | None = None,
-        half_life: float = 0.1,
-    ) -> None:
-        """Aims the directions of the next steps: see zopro.targets for the formulas.
-
-        policy_update: the policy's previous update, a tensor for each trainable parameter, of its
-            shape, in parameter order or by name (then build ZOPrO from named_parameters()).
-        reward_update: the reward model's, likewise; where it is None, absent or 0, z is not made
-            orthogonal to it. Both are copied, as fp32 on the parameters' devices.
-        schedule: of the previous update's weight d over `steps` steps from now: "linear",
-            "cosine", "exponential" (halved every `half_life` * steps), "constant", or a callable
-            (step, steps) -> d with d at most 1; below 0 counts as 0.
-        Raises ValueError or TypeError for wrong counts, shapes, names, an unknown schedule, numbers
-        that are not finite, or a group whose policy_update is 0; nothing is changed then.
-        """
-        self._idle("set_targets", no_estimates=True)
-        function = schedules.resolve(schedule, steps, half_life)
-        schedules.weight(function, 0, steps)
-        members = self._members()
-        params = [p for p, _, _ in members]
-        names = [n for _, n, _ in members]
-        named = None if None in names else names
-        policy = targets.aligned("policy_update", policy_update, params, named, partial=False)
-        reward = [None] * len(params)
-        if reward_update is not None:
-            reward = targets.aligned("reward_update", reward_update, params, named, partial=True)
-        built = targets.build(params, policy, reward, schedule, steps, half_life, self._step_count)
-        targets.check_groups(built, params, [g for _, _, g in members])
-        self._targets, self._plan = built, None
-
-    def clear_targets(self) -> None:
-        """Back to plain directions."""
-        self._idle("clear_targets", no_estimates=True)
-        self._targets = self._plan = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """torch's, plus "zopro": seed, counters, options, waiting estimates, targets, noise law.
-
-        Numbers, strings, lists and tensors only: torch.load(weights_only=True) reads it.
-        """
-        self._idle("state_dict")
-        self._weights.home()
-        state = super().state_dict()
-        state[checkpoint.KEY] = self._own_state()
-        return state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues the very path of the optimizer that wrote `state_dict`.
-
-        Seed, counters, distribution, estimator, num_directions, targets and waiting estimates
-        come from it, as the groups' options do; restore, rounding and backend stay. Raises
-        ValueError for a state of another optimizer, model or noise law; nothing is changed then.
-        """
-        self._idle("load_state_dict")
-        own = checkpoint.check(state_dict, self._flat())
-        loaded = checkpoint.unpack_targets(own["targets"], self._flat(), self._targets)
-        self._weights.home()
-        super().load_state_dict(state_dict)
-        self._take_state(own, loaded)

@@ -38,8 +38,9 @@ class InplaceWeights:
 
     @torch.no_grad()
     def move(self, plan: Plan, direction: Direction, scale: Tensor) -> None:
-        """Stores theta + scale[t] z[t]; scale fp64 [T]."""
-        self._go(plan, Place([(direction, scale)]))
+        """Stores theta + scale[t] z[t]; scale fp64 [T]. No pass where they are there already."""
+        if self._plan is not plan or not all(p.is_at(direction, scale) for p in self._places):
+            self._go(plan, Place([(direction, scale)]))
 
     @torch.no_grad()
     def home(self) -> None:
@@ -49,11 +50,16 @@ class InplaceWeights:
             self._plan.mark_written()
             self._plan = None
 
-    def update(self, plan: Plan, terms: list[Term], decay: Tensor) -> None:
-        """Stores decay[t] theta[t] + sum of scale[t] z[t], from wherever the weights are."""
-        self._go(plan, Place(terms, decay))
+    def update(
+        self, plan: Plan, terms: list[Term], decay: Tensor, ahead: Plan | None = None
+    ) -> None:
+        """Stores decay[t] theta[t] + sum of scale[t] z[t], from wherever the weights are: theta
+        from now on. With the next step's plan `ahead`, stores theta + eps z of its first direction.
+        """
+        first = [] if ahead is None else [(ahead.directions[0], ahead.eps)]
+        self._go(plan, Place([*terms, *first], decay))
         plan.mark_written()
-        self._plan = None  # theta from now on
+        self._plan, self._places = ahead, [Place(first) for _ in plan.parts]
 
     def _go(self, plan: Plan, place: Place) -> None:
         if self._plan is not plan:
@@ -75,6 +81,12 @@ class Place:
 
     terms: list[Term] = field(default_factory=list)
     decay: Tensor | None = None
+
+    def is_at(self, direction: Direction, scale: Tensor) -> bool:
+        """Whether this is theta + scale[t] z[t] by these very numbers."""
+        if self.decay is not None or len(self.terms) != 1:
+            return False
+        return self.terms[0][0] is direction and self.terms[0][1] is scale
 
     def seen_from(self, here: Place) -> tuple[list[Term], Tensor | None]:
         """Terms and decay of the pass that leads from `here` to this place."""
@@ -114,8 +126,11 @@ class ExactWeights:
             torch._foreach_copy_(self._plan.tensors, self._copies)
             self._plan = None
 
-    def update(self, plan: Plan, terms: list[Term], decay: Tensor) -> None:
+    def update(
+        self, plan: Plan, terms: list[Term], decay: Tensor, ahead: Plan | None = None
+    ) -> None:
         """Stores decay[t] theta[t] + sum of scale[t] z[t], from wherever the weights are."""
+        assert ahead is None, "what a copy restores is theta"
         self._leave(plan)
         self._write(plan, terms, decay)
         plan.mark_written()

@@ -12,6 +12,9 @@ import numbers
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from . import checks
 
 START = 0.999
@@ -67,6 +70,21 @@ def resolve(schedule: str | Schedule, steps: int | None, half_life: float) -> Sc
     if schedule == "exponential":
         return exponential(half_life)
     return {"linear": linear, "cosine": cosine, "constant": constant}[schedule]
+
+
+def weight_on_device(schedule: str, step: Tensor, steps: int | None, half_life: float) -> Tensor:
+    """The named schedule's d at `step` (int64, 0-dim): fp64, on its device. The host waits for
+    nothing."""
+    share = step.double() / (steps or 1)
+    if schedule == "linear":
+        d = START - share
+    elif schedule == "cosine":
+        d = START * (1.0 + (math.pi * share.clamp(max=1.0)).cos()) / 2.0
+    elif schedule == "exponential":
+        d = START * (-share / half_life).exp2()
+    else:
+        d = torch.full_like(share, START)
+    return d.clamp(min=0.0)
 
 
 def weight(schedule: Schedule, step: int, steps: int | None) -> float:

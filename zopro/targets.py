@@ -44,9 +44,12 @@ class Targets:
     steps: int | None
     half_life: float
     start: int  # the optimizer's step at which d = schedule(0, steps)
-    used: float = 0.0  # d of the last directions aimed
+    used: float | Tensor = 0.0  # d of the last directions aimed
 
-    def weight(self, step: int) -> float:
+    def weight(self, step: int | Tensor) -> float | Tensor:
+        if isinstance(step, Tensor):
+            since = step - self.start
+            return schedules.weight_on_device(self.schedule, since, self.steps, self.half_life)
         function = schedules.resolve(self.schedule, self.steps, self.half_life)
         return schedules.weight(function, step - self.start, self.steps)
 
@@ -138,7 +141,7 @@ def check_groups(targets: Targets, params: list[Tensor], group_of: list[int]) ->
             )
 
 
-def aim(plan: Plan, targets: Targets, step: int) -> None:
+def aim(plan: Plan, targets: Targets, step: int | Tensor) -> None:
     """Turns the plan's plain directions into targeted ones, with one reduction a direction."""
     if any(p not in targets.prev for p in plan.tensors):
         raise RuntimeError(
@@ -146,24 +149,33 @@ def aim(plan: Plan, targets: Targets, step: int) -> None:
             "with an update for it"
         )
     d = targets.used = targets.weight(step)
-    across = math.sqrt(1.0 - d * d)
+    across = (1.0 - d * d).sqrt() if isinstance(d, Tensor) else math.sqrt(1.0 - d * d)
     prev = [targets.prev[p] for p in plan.tensors]
     v = [targets.v[p] for p in plan.tensors]
-    lengths = [targets.norm[p] for p in plan.tensors]
-    numels = [float(p.numel()) for p in plan.tensors]
-    has_v = [float(u is not None) for u in v]
-    table = torch.tensor([lengths, lengths, numels, has_v], dtype=torch.float64)
-    table[1] = _rms_scale(plan.group_of, table[0], table[2])
-    table = moved(table, plan.device)
+
+    def make() -> Tensor:
+        lengths = [targets.norm[p] for p in plan.tensors]
+        numels = [float(p.numel()) for p in plan.tensors]
+        has_v = [float(u is not None) for u in v]
+        table = torch.tensor([lengths, lengths, numels, has_v], dtype=torch.float64)
+        table[1] = _rms_scale(plan.group_of, table[0], table[2])
+        return moved(table, plan.device)
+
+    table = plan.prepared.of("aim", [*prev, None, *v, None, *plan.tensors], make)
     norm, scale = table[0], table[1]
     for direction in plan.directions:
         vn, nn = _dots(plan, direction, prev, v, table)
         square = nn - vn * vn
         has_p = square > PARALLEL * nn
         c = across * norm / (square.clamp(min=0.0).sqrt() + 1e-8)
-        direction.noise = torch.where(has_p, c * scale, 0.0)
-        direction.prev = d * scale
-        direction.v = -direction.noise * vn if any(u is not None for u in v) else None
+        noise = torch.where(has_p, c * scale, 0.0)
+        # A number that is not finite would stop a pass half way through a step: z is 0 instead.
+        across_v = noise * vn
+        direction.sound = sound = (noise + across_v).isfinite().all()
+        direction.noise = torch.where(sound, noise, 0.0)
+        direction.prev = torch.where(sound, d * scale, 0.0)
+        if any(u is not None for u in v):
+            direction.v = torch.where(sound, -across_v, 0.0)
     plan.prev = prev
     # A tensor without v takes part with coefficient 0: any tensor of its shape will do there.
     if any(u is not None for u in v):
@@ -192,16 +204,14 @@ def _dots(
     rows = [t for t, u in enumerate(v) if u is not None or plan.distribution != "rademacher"]
     if not rows:
         return torch.zeros_like(numel), numel
-    index = moved(torch.tensor(rows), plan.device)
+    index = plan.prepared.constants(rows, plan.device, torch.int64)
     vectors = [prev[t] if v[t] is None else v[t] for t in rows]
     params = [plan.indices[t] for t in rows]
-    (vectors,) = plan.prepared.of(
-        "vectors", vectors, lambda: [zk.TensorSet(vectors, params=params)]
-    )
+    vectors = plan.prepared.of("vectors", vectors, lambda: zk.TensorSet(vectors, params=params))
     dots = zk.noise_dots(
         vectors,
         direction.seed,
-        stream=direction.stream,
+        stream=plan.stream(direction),
         distribution=plan.distribution,
         norms=torch.where(has_v > 0, 1.0, norm)[index],
         backend=plan.backend,

@@ -53,7 +53,9 @@ def noise_dots(
     count, home = len(vectors), vectors.device
     if norms is not None and norms.shape != (count,):
         raise ValueError(f"norms has shape {tuple(norms.shape)}: give [{count}]")
-    scalars = joined([[0], _scalar("seed", seed, 2**64), _scalar("stream", stream, 2**32)], home)
+    seed = _scalar("seed", seed, 2**64)
+    zero = torch.zeros_like(seed) if isinstance(seed, Tensor) else [0]
+    scalars = joined([zero, seed, _scalar("stream", stream, 2**32)], home)
     places = vectors.places()
     if norms is None:
         norms = _lengths(vectors.tensors, places, home)

@@ -42,6 +42,11 @@ def describe(p: Pass | Dots, chunk_tiles: int) -> Table:
     device = (p.tensors if isinstance(p, Pass) else p.vectors)[0].device
     # A table is used on the stream that filled it, so nothing has to wait for it.
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        # Filled before the capture began, and nothing of that time still runs.
+        for (_, tiles), table in p.tables.items():
+            if tiles == chunk_tiles:
+                return table
     if (table := p.tables.get((stream, chunk_tiles))) is None:
         table = p.tables[stream, chunk_tiles] = _by_addresses(p, device, stream, chunk_tiles)
     return table

@@ -6,7 +6,7 @@ import numpy
 import torch
 
 from zopro import ZOPrO
-from zopro.directions import CALIBRATION, DIRECTION, ROUNDING, derive_seed
+from zopro.seeds import CALIBRATION, DIRECTION, ROUNDING, derive_seed
 
 from .helpers import parameters, quadratic
 

@@ -180,17 +180,16 @@ def test_a_closure_cannot_reenter_the_optimizer():
 
 @pytest.mark.parametrize("restore", ["exact", "inplace"])
 def test_a_deferred_restore_ends_at_the_same_weights(restore):
-    """The private switch that lets estimate() leave the way back to the update."""
+    """restore=False leaves the way back to the update."""
     now, later = parameters((30,)), parameters((30,))
     a, b = ZOPrO(now, lr=1e-2, restore=restore), ZOPrO(later, lr=1e-2, restore=restore)
-    b._defer_restore = True
     for _ in range(3):
         for opt, params in ((a, now), (b, later)):
-            opt.estimate(quadratic(params))
-            opt.estimate(quadratic(params))
+            opt.estimate(quadratic(params), restore=opt is a)
+            opt.estimate(quadratic(params), restore=opt is a)
             opt.step()
     assert torch.allclose(now[0], later[0], rtol=0, atol=0 if restore == "exact" else 1e-6)
-    b.estimate(quadratic(later))
+    b.estimate(quadratic(later), restore=False)
     held = copies(later)
     b.state_dict()
     assert not same_bits(later, held), "state_dict comes home first"

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from zopro.directions import derive_seed
+from zopro.seeds import derive_seed
 from zopro.trainer import ZOPrOTrainer
 from zopro.trainer.evaluation import submodules_in_eval
 
