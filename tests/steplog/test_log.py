@@ -176,6 +176,15 @@ def test_what_a_log_cannot_tell_raises(tmp_path):
         opt.step(lambda: 1.0)
 
 
+@pytest.mark.parametrize("option", ("capturable", "lookahead"))
+def test_options_that_no_record_tells(tmp_path, option):
+    opt = ZOPrO(parameters((4,)))
+    setattr(opt, f"_{option}", True)
+    with pytest.raises(ValueError, match=f"{option}=True is not in the step log's format"):
+        StepLog(tmp_path / "log", opt)
+    assert not (tmp_path / "log").exists()
+
+
 def test_a_full_disk_leaves_whole_records(tmp_path, monkeypatch):
     run = Run(tmp_path, steps=9)
     log = StepLog(run.path, run.opt, every_step=True)

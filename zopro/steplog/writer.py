@@ -52,6 +52,10 @@ class StepLog:
         fsync_seconds: float | None = None,
     ) -> None:
         optimizer._idle("StepLog", no_estimates=True)
+        if (option := untold(optimizer)) is not None:
+            raise ValueError(
+                f"{option}=True is not in the step log's format: leave one of them out"
+            )
         if optimizer._step_log is not None:
             raise RuntimeError("the optimizer writes a step log already: close() that one first")
         self.path = Path(path)
@@ -177,6 +181,13 @@ class StepLog:
         if moves is not None:
             self._file.write(moves)
         self._file.write(step)
+
+
+def untold(optimizer: Engine) -> str | None:
+    """The option of `optimizer` whose steps a log cannot tell, if there is one: a captured step
+    runs no Python, and with lookahead a pass belongs to two steps."""
+    options = ("capturable", "lookahead")
+    return next((name for name in options if getattr(optimizer, f"_{name}", False)), None)
 
 
 def head_of(optimizer: Engine) -> f.Head:

@@ -1,10 +1,14 @@
 """The step log of a training run: `steps.zolog` in its output folder."""
 
+import logging
 from pathlib import Path
 
 from transformers import TrainerCallback
 
 from zopro.steplog import StepLog
+from zopro.steplog.writer import untold
+
+logger = logging.getLogger(__name__)
 
 NAME, START = "steps.zolog", "start_adapter"
 
@@ -26,6 +30,9 @@ class LogSteps(TrainerCallback):
             self._log.close(mark=False)  # a run that an error ended
         folder = Path(args.output_dir)
         zopro = getattr(optimizer, "optimizer", optimizer)
+        if (option := untold(zopro)) is not None:
+            logger.warning("no %s is written: %s=True is not in its format", NAME, option)
+            return
         if zopro.step_count == 0 and hasattr(model, "peft_config"):
             model.save_pretrained(folder / START, selected_adapters=model.active_adapters)
         self._log = StepLog(folder / NAME, zopro)
