@@ -112,6 +112,6 @@ def test_autograd_sees_the_writes_of_a_set():
 def test_host_time_does_not_grow_by_a_loop_over_tensors(monkeypatch):
     """CPU time of this thread, generous: a loop of Python that checks takes ten times as long."""
     host_time.idle(monkeypatch.setattr)
-    assert host_time.microseconds(host_time.scalars_pass(300, True), rounds=5) < 60
-    one, many = (host_time.microseconds(host_time.write(n, True), rounds=5) for n in (1, 300))
-    assert many - one < 120
+    assert host_time.microseconds(host_time.scalars_pass(300, True)) < 100
+    one, many = (host_time.microseconds(host_time.write(n, True)) for n in (1, 300))
+    assert many - one < 200
