@@ -153,3 +153,30 @@ def test_misaligned_views(library, distribution, dtype):
 def test_noise_dots(library, distribution):
     d = make_dots("cpu", distribution)
     assert_same_bits(dots(library, d), reference.noise_dots(d), "v.n and n.n")
+
+
+@pytest.mark.parametrize("stochastic", (False, True), ids=("nearest", "stochastic"))
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_every_nan_is_stored_alike(library, dtype, stochastic):
+    """prev carries NaNs, infinities and the largest number into whole tiles and edges."""
+    patterns = (
+        0x7FC00000,
+        -0x3FFFFF,
+        0x7F800001,
+        -0x7FFFFF,
+        0x7F800000,
+        -0x800000,
+        0x7F7FFFFF,
+        0,
+        0,
+    )
+    prev = torch.tensor(patterns, dtype=torch.int32).repeat(2200).view(torch.float32)
+
+    def make():
+        one, theta = torch.ones(1), torch.ones(prev.numel(), dtype=dtype)
+        return Pass(
+            [theta], [0], [8], "rademacher", [3], [0], one.view(1, 1), one, [prev], one, None, None,
+            stochastic, 5,
+        )  # fmt: skip
+
+    compare(library, make)
