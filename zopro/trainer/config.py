@@ -68,6 +68,9 @@ class ZerothOrderArguments:
         zo_rounding: of the update: "nearest", "stochastic", or "auto", by dtype.
         zo_restore: after a perturbation: "exact", the very bits; "inplace", no memory; "auto".
         zo_seed (int or None): seed of the noise; None takes `seed`. Rank 0's holds on all ranks.
+        zo_lookahead (bool): the pass that restores and updates perturbs for the next step too: two
+            passes over the weights a step instead of three. In place, two-sided, with
+            zo_log_steps=False. Callbacks: see `ZerothOrderMixin`.
         zo_backend (str or None): of the kernels; None picks by device.
         zo_log_steps: write `steps.zolog` to the output folder, from which `zopro replay` rebuilds
             the weights of any step (docs/replay.md); an adapter's start is saved beside it.
@@ -106,6 +109,9 @@ class ZerothOrderArguments:
     zo_seed: int | None = field(
         default=None, metadata={"help": "Seed of the noise. None takes `seed`."}
     )
+    zo_lookahead: bool = field(
+        default=False, metadata={"help": "Perturb for the next step while updating."}
+    )
     zo_backend: str | None = field(
         default=None, metadata={"help": "Backend of the kernels. None picks by device."}
     )
@@ -130,10 +136,16 @@ class ZerothOrderArguments:
             "rounding": self.zo_rounding,
             "restore": self.zo_restore,
             "seed": self.seed if self.zo_seed is None else self.zo_seed,
+            "lookahead": self.zo_lookahead,
             "backend": self.zo_backend,
         }
 
     def _validate(self):
+        if self.zo_lookahead and self.zo_log_steps:
+            raise ValueError(
+                "zo_lookahead=True with zo_log_steps=True: a logged pass belongs to one step; "
+                "set zo_log_steps=False"
+            )
         if self.zo_eps != "auto":
             try:
                 self.zo_eps = float(self.zo_eps)  # the command line passes a string

@@ -19,6 +19,7 @@ from .distributed import (
 )
 from .evaluation import CommonRandomNumbers, root_in_eval, submodules_in_eval
 from .logs import LogSteps
+from .settling import Settle, settle, watched
 
 
 class ZerothOrderMixin:
@@ -44,6 +45,11 @@ class ZerothOrderMixin:
       batch norms use their running statistics; between them the model's own flag stays
       `training`), and what still draws from torch's global generators draws the same numbers in
       each evaluation of a batch, unless `common_random_numbers` is False.
+    - Between an estimate and its step the weights stay perturbed, and with `zo_lookahead` between
+      steps as well. Generation, evaluation, prediction, saving and the ends of epochs and of
+      training see theta. A callback that reads or writes weights at another event calls
+      `trainer.zopro.settle()` first; one that acts on `on_pre_optimizer_step` or `on_substep_end`
+      finds theta.
     - Several ranks each hold the whole model and average their losses; see `distributed`.
 
     Sources: MeZO (arXiv 2305.17333) for forward-only fine-tuning, ZOPrO (arXiv 2503.03460) for
@@ -85,6 +91,7 @@ class ZerothOrderMixin:
             )
         if not any(isinstance(c, SameWeights) for c in self.callback_handler.callbacks):
             self.add_callback(SameWeights)
+            self.callback_handler.callbacks.insert(0, Settle())
         if not any(isinstance(c, LogSteps) for c in self.callback_handler.callbacks):
             self.add_callback(LogSteps)
         return self.optimizer
@@ -134,6 +141,7 @@ class ZerothOrderMixin:
         """
         parent = functools.partial(super().compute_loss, num_items_in_batch=num_items_in_batch)
         if not self.model.training or return_outputs or self.zopro is None:
+            settle(self.optimizer)
             return parent(model, inputs, return_outputs)
 
         # The parent adds up the losses of the micro-batches of a step, ZOPrO averages them.
@@ -150,8 +158,38 @@ class ZerothOrderMixin:
             loss = parent(model, {**inputs})  # a copy: some parents pop their labels
             return mean_loss(self.accelerator, loss * share)
 
-        loss = self.zopro.estimate(closure) / share
+        # The way back is a part of the update, unless somebody may look in between.
+        last = self.accelerator.gradient_state.sync_gradients
+        event = "on_pre_optimizer_step" if last else "on_substep_end"
+        looks = watched(self.callback_handler.callbacks, event)
+        loss = self.zopro.estimate(closure, restore=looks) / share
         return loss.detach().requires_grad_()
+
+    def train(self, *args, **kwargs):
+        """The parent's; the weights are theta afterwards, also when it raises."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            settle(self.optimizer)
+
+    def evaluate(self, *args, **kwargs):
+        """The parent's, at theta."""
+        settle(self.optimizer)
+        return super().evaluate(*args, **kwargs)
+
+    def predict(self, *args, **kwargs):
+        """The parent's, at theta."""
+        settle(self.optimizer)
+        return super().predict(*args, **kwargs)
+
+    def save_model(self, *args, **kwargs):
+        """The parent's: theta is saved."""
+        settle(self.optimizer)
+        return super().save_model(*args, **kwargs)
+
+    def _load_best_model(self):
+        settle(self.optimizer)  # what is loaded is not to be restored afterwards
+        return super()._load_best_model()
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         """Before the parent's: a `grad_norm` that means something, and the steps skipped."""
@@ -173,6 +211,7 @@ class ZerothOrderMixin:
         # GRPO leaves the log-probabilities of sampling out where they equal the current ones, and
         # divides by the current ones, detached: a loss whose value never moves. It keeps them for
         # batches that outlive one optimizer step, so this one claims to.
+        settle(self.optimizer)  # rollouts come from theta
         kept = self.num_iterations
         self.num_iterations = self.args.gradient_accumulation_steps + 1
         try:
