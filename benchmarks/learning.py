@@ -9,8 +9,8 @@ with targeted directions, `zopro_first_order` is `zopro` whose first iteration i
 is a process with one thread and a budget of seconds of training (learning_meters.py says which
 seconds); rollouts have the same prompts a batch, responses a prompt, temperature and lengths for
 all. Each method gets as many tuning runs as the others; the other plans take each method's best of
-them. Runs that a record holds already are not made again. `tune --tuned NAME` tries three rates
-around what the tuning record NAME chose, for another task.
+them. Runs that a record holds already are not made again; those of an older plan are dropped. `tune
+--tuned NAME` tries three rates around what the tuning record NAME chose, for another task.
 `--model`, `--device cuda`, `--task`, `--seconds` and `--set` choose another size: the same three
 commands run it.
 """
@@ -214,7 +214,9 @@ def main() -> None:
         base["held_out"] = 1200  # what is reported is judged on more prompts
     split = "test" if args.plan == "compare" else base["split"]
     wanted = [start_of(base, split), *planned(args.plan, base, tuned, seeds)]
-    wanted = [s for s in wanted if all({**BASE, **r["settings"]} != s for r in held)]
+    held = [r for r in held if {**BASE, **r["settings"]} in wanted]  # others are of an older plan
+    made = [{**BASE, **r["settings"]} for r in held]
+    wanted = [s for s in wanted if s not in made]
     with ThreadPoolExecutor(args.workers) as pool:
         for done in as_completed([pool.submit(run, s) for s in wanted]):
             if done.exception() is not None:  # the other runs go on

@@ -129,10 +129,9 @@ def comparison(name: str) -> str:
         "time",
     ]
     runs, s = by_label(result), result["runs"][0]["settings"]
+    pairs = [("zopro", "spsa"), ("zopro", "rloo"), ("zopro_first_order", "rloo")]
     versus = "; ".join(
-        f"ZOPrO minus {METHODS[method]}: {difference(result, 'zopro', method)}"
-        for method in runs
-        if method != "zopro"
+        f"{METHODS[a]} minus {METHODS[b]}: {difference(result, a, b)}" for a, b in pairs
     )
     note = (
         f"Gain of the mean reward ({s['task']}) over the start's "
