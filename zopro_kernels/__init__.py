@@ -6,11 +6,13 @@ from .operations import add_noise_, noise
 from .passes import integers
 from .reduction import noise_dots
 from .reference_law import LAW
+from .stored import Int8Blocks, quantise
 from .tensor_set import TensorSet
 from .transfer import common_device, moved
 
 __all__ = [
     "LAW",
+    "Int8Blocks",
     "TensorSet",
     "add_noise_",
     "backends",
@@ -21,4 +23,5 @@ __all__ = [
     "moved",
     "noise",
     "noise_dots",
+    "quantise",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor
 from .arguments import DTYPES, check_distribution, coefficients, integers, numbers
 from .dispatch import choose
 from .passes import joined
+from .stored import Stored
 from .tensor_set import TensorSet
 
 
@@ -58,9 +59,9 @@ def add_noise_(
     offsets: Sequence[int] | None = None,
     rounding: str = "nearest",
     rounding_seed: int | None = None,
-    prev: Sequence[Tensor] | None = None,
+    prev: Sequence[Stored] | None = None,
     prev_coeffs: float | Sequence[float] | Tensor = 0.0,
-    v: Sequence[Tensor] | None = None,
+    v: Sequence[Stored] | None = None,
     v_coeffs: float | Sequence[float] | Tensor = 0.0,
     backend: str | None = None,
 ) -> None:
@@ -75,7 +76,8 @@ def add_noise_(
     number, or [T]. params: the index of each tensor in the law (default: its place in the list);
     offsets: the global index of its first element (default 0), for shards; streams: [K] (default
     0). Element i of a tensor is its i-th in row-major order of its shape, whatever its strides.
-    prev, v: fp32 tensors of the shapes of `tensors`, read only. A TensorSet, for many passes over
+    prev, v: of the shapes of `tensors`, read only; both as fp32 tensors, as bf16 tensors, or as
+    Int8Blocks (`zk.quantise`), whose elements count as fp32. A TensorSet, for many passes over
     the same tensors, has its own params, offsets, prev and v.
     Device memory: seeds and streams may be int64 tensors [K] (a uint64 by its bits, of a stream the
     low 32), the coefficients floating-point tensors. On the device of `tensors` they are used from

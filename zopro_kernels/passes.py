@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .transfer import moved, picked
+
+if TYPE_CHECKING:
+    from .stored import Stored
 
 DECAY, PREV, V, LIVE, COEFFS = 0, 1, 2, 3, 4  # columns of a pass's floats
 
@@ -18,11 +21,12 @@ class Pass:
     """theta[t] <- decay[t] theta[t] + sum_k coeffs[t, k] n(seeds[k], streams[k])
     + prev_coeffs[t] prev[t] + v_coeffs[t] v[t], left to right in fp32, one rounding at the store.
 
-    `tensors` are flat, contiguous and written in place; `prev` and `v` are flat, contiguous fp32
-    of the same sizes. `integers` and `floats` lie beside the tensors: int64 [1 + 2 K] (rounding
-    seed, seeds, streams; a uint64 by its bits) and fp32 [T, 4 + K] (decay, prev_coeff, v_coeff,
-    live, coeffs); rows that are all the same may be one, expanded. Where `live` is 0 nothing is
-    written. `tables` keeps descriptors where the same tensors come again (table.py).
+    `tensors` are flat, contiguous and written in place; `prev` and `v` are flat, contiguous, of the
+    same sizes, and both in one form: fp32, bf16 or Int8Blocks, whose elements count as fp32.
+    `integers` and `floats` lie beside the tensors: int64 [1 + 2 K] (rounding seed, seeds, streams;
+    a uint64 by its bits) and fp32 [T, 4 + K] (decay, prev_coeff, v_coeff, live, coeffs); rows that
+    are all the same may be one, expanded. Where `live` is 0 nothing is written. `tables` keeps
+    descriptors where the same tensors come again (table.py).
     """
 
     tensors: list[Tensor]
@@ -31,10 +35,16 @@ class Pass:
     distribution: str
     integers: Tensor
     floats: Tensor
-    prev: list[Tensor] | None = None
-    v: list[Tensor] | None = None
+    prev: list[Stored] | None = None
+    v: list[Stored] | None = None
     stochastic: bool = False
     tables: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def form(self) -> torch.dtype:
+        """Of prev and v; torch.int8 for Int8Blocks."""
+        given = self.prev or self.v
+        return given[0].dtype if given else torch.float32
 
     @property
     def seeds(self) -> Tensor:
@@ -69,17 +79,23 @@ def part_of(p: Pass, tensors: list[Tensor], rows: list[int], starts: list[int], 
 
 @dataclass
 class Dots:
-    """v.n and n.n of each flat, contiguous fp32 tensor of `vectors` under one seed and stream.
+    """v.n and n.n of each tensor of `vectors` under one seed and stream; all are flat, contiguous
+    and in one form: fp32, bf16 or Int8Blocks.
 
     `integers` int64 [3] beside the vectors: 0, seed, stream, as in a pass.
     """
 
-    vectors: list[Tensor]
+    vectors: list[Stored]
     params: list[int]
     offsets: list[int]
     distribution: str
     integers: Tensor
     tables: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def form(self) -> torch.dtype:
+        """Of the vectors; torch.int8 for Int8Blocks."""
+        return self.vectors[0].dtype
 
 
 def integers(values: list[int], device: torch.device) -> Tensor:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .arguments import check_distribution, check_tensors, integers, numbers
+from .arguments import check_distribution, integers, numbers
 from .passes import joined
+from .stored import DTYPES, Stored, check_stored
 from .tensor_set import TensorSet
 from .transfer import moved
 
@@ -16,7 +17,7 @@ LIMIT = 2.0**23  # of |v.n|: 64 bits with a sign hold it in units of 2^-40
 
 
 def noise_dots(
-    vectors: Sequence[Tensor] | TensorSet,
+    vectors: Sequence[Stored] | TensorSet,
     seed: int | Tensor,
     *,
     stream: int | Tensor = 0,
@@ -26,7 +27,7 @@ def noise_dots(
     norms: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """v.n and n.n of each fp32 tensor v of `vectors` under one seed: fp64 [T, 2].
+    """v.n and n.n of each v of `vectors` (fp32, bf16 or Int8Blocks) under one seed: fp64 [T, 2].
 
     The result lies on the vectors' device, and the host waits for nothing; where they are on
     several, on the CPU. The products, rounded to fp32, are summed as integers (units of 2^-40 and
@@ -43,13 +44,14 @@ def noise_dots(
     """
     check_distribution(distribution)
     if not isinstance(vectors, TensorSet):
-        vectors = TensorSet(
-            check_tensors("vectors", vectors, (torch.float32,)), params=params, offsets=offsets
-        )
+        vectors = TensorSet(check_stored("vectors", vectors), params=params, offsets=offsets)
     elif params is not None or offsets is not None:
         raise ValueError("params and offsets belong to the TensorSet: give them to it")
-    elif not vectors.dtypes <= {torch.float32}:
-        raise TypeError(f"vectors has dtypes {vectors.dtypes}: use a TensorSet of float32 alone")
+    elif len(vectors.dtypes) > 1 or not vectors.dtypes <= {*DTYPES, torch.int8}:
+        raise TypeError(
+            f"vectors has dtypes {vectors.dtypes}: use a TensorSet of float32, bfloat16 or "
+            "Int8Blocks alone"
+        )
     count, home = len(vectors), vectors.device
     if norms is not None and norms.shape != (count,):
         raise ValueError(f"norms has shape {tuple(norms.shape)}: give [{count}]")
@@ -73,13 +75,19 @@ def _scalar(name: str, given: int | Tensor, bound: int) -> list[int] | Tensor:
 
 
 def _lengths(
-    vectors: list[Tensor], places: dict[torch.device, list[int]], home: torch.device
+    vectors: list[Stored], places: dict[torch.device, list[int]], home: torch.device
 ) -> Tensor:
     norms = [
-        torch.stack([n.double() for n in torch._foreach_norm([vectors[t] for t in rows])])
+        torch.stack([n.double() for n in _norms([vectors[t] for t in rows])])
         for rows in places.values()
     ]
     return _in_order(norms, places, home, torch.empty(0, dtype=torch.float64))
+
+
+def _norms(vectors: list[Stored]) -> list[Tensor]:
+    if vectors[0].dtype == torch.float32:
+        return torch._foreach_norm(vectors)
+    return [torch.linalg.vector_norm(v.float()) for v in vectors]
 
 
 def _in_order(

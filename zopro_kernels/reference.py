@@ -9,6 +9,7 @@ from torch import Tensor
 
 from . import reference_law as law
 from .passes import COEFFS, DECAY, LIVE, PREV, Dots, Pass, V
+from .stored import Int8Blocks, Stored
 
 CHUNK = 1 << 18  # elements at a time: bounds the oracle's memory, cannot change a bit
 
@@ -29,6 +30,11 @@ def _chunks(numel: int, offset: int, device: torch.device) -> Iterator[tuple[sli
         yield slice(start, stop), torch.arange(offset + start, offset + stop, device=device)
 
 
+def _fp32(x: Stored, part: slice) -> Tensor:
+    """Elements of prev or v as the pass counts them."""
+    return (x.part(part.start, part.stop) if isinstance(x, Int8Blocks) else x[part]).float()
+
+
 def add_noise_(p: Pass) -> None:
     """Performs the pass in place. Products and sums are separate fp32 operations."""
     for t, theta in enumerate(p.tensors):
@@ -39,9 +45,9 @@ def add_noise_(p: Pass) -> None:
                 n = law.noise(index, p.distribution, seed, p.params[t], stream)
                 acc = acc + p.floats[t, COEFFS + k] * n
             if p.prev is not None:
-                acc = acc + p.floats[t, PREV] * p.prev[t][part]
+                acc = acc + p.floats[t, PREV] * _fp32(p.prev[t], part)
             if p.v is not None:
-                acc = acc + p.floats[t, V] * p.v[t][part]
+                acc = acc + p.floats[t, V] * _fp32(p.v[t], part)
             stored = _store(acc, theta.dtype, p, index, p.params[t])
             theta[part] = torch.where(p.floats[t, LIVE] != 0.0, stored, theta[part])
 
@@ -59,6 +65,6 @@ def noise_dots(d: Dots) -> Tensor:
     for t, v in enumerate(d.vectors):
         for part, index in _chunks(v.numel(), d.offsets[t], v.device):
             n = law.noise(index, d.distribution, seed, d.params[t], stream)
-            out[t, 0] += (v[part] * n * law.DOT_VN_SCALE).to(torch.int64).sum()
+            out[t, 0] += (_fp32(v, part) * n * law.DOT_VN_SCALE).to(torch.int64).sum()
             out[t, 1] += (n * n * law.DOT_NN_SCALE).to(torch.int64).sum()
     return out

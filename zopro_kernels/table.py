@@ -5,9 +5,11 @@ Descriptors are int64 [T, 8]:
     1 address of prev, or 0                                  5 parameter index
     2 address of v, or 0                                     6 chunks of the tensors before it
     3 number of elements                                     7 1 if 16-byte accesses fit
-A chunk is a run of whole tiles of 4,096 in the global index space; an unaligned tensor's first and
-last chunk stick out of it. The scalars, which change with every pass, are `Pass.integers` and
-`Pass.floats`: what is on the device already is used from there, the host never reads it.
+Of Int8Blocks a second table, int64 [T, 2], has the addresses of the scales of prev (or of the
+vector) and of v; the descriptor of a tensor stays one line of a cache. A chunk is a run of whole
+tiles of 4,096 in the global index space; an unaligned tensor's first and last chunk stick out of
+it. The scalars, which change with every pass, are `Pass.integers` and `Pass.floats`: what is on the
+device already is used from there, the host never reads it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 
 from .passes import Dots, Pass
+from .stored import Int8Blocks, Stored
 from .transfer import moved
 
 TILE = 4096
@@ -28,10 +31,17 @@ _REMEMBERED = 64  # tables of parameter sets kept on their devices
 
 @dataclass
 class Table:
-    """Descriptors on the device (int64 [T, 8], read only) and the number of chunks in all."""
+    """What a device reads: descriptors (int64 [T, 8]), the number of chunks in all, and of
+    Int8Blocks the addresses of their scales (int64 [T, 2], else none)."""
 
     rows: Tensor
     chunks: int
+    scales: Tensor | None = None
+
+    @property
+    def scales_address(self) -> int:
+        """Of `scales`; 0 where there are none."""
+        return 0 if self.scales is None else self.scales.data_ptr()
 
 
 _tables: OrderedDict[tuple, Table] = OrderedDict()
@@ -55,10 +65,13 @@ def describe(p: Pass | Dots, chunk_tiles: int) -> Table:
 def _by_addresses(p: Pass | Dots, device: torch.device, stream: int, chunk_tiles: int) -> Table:
     tensors = p.tensors if isinstance(p, Pass) else p.vectors
     others = (p.prev, p.v) if isinstance(p, Pass) else (None, None)
+    blocks = others if isinstance(p, Pass) else (tensors, None)
+    scales = [[_scales(part, t) for part in blocks] for t in range(len(tensors))]
     addresses = [tuple(t.data_ptr() for t in part) for part in (tensors, *others) if part]
     key = (
         device, stream, tensors[0].dtype, chunk_tiles, others[0] is None, others[1] is None,
         tuple(t.numel() for t in tensors), tuple(p.offsets), tuple(p.params), *addresses,
+        *map(tuple, scales), p.form,
     )  # fmt: skip
     if (table := _tables.get(key)) is not None:
         _tables.move_to_end(key)
@@ -73,10 +86,18 @@ def _by_addresses(p: Pass | Dots, device: torch.device, stream: int, chunk_tiles
             tiles = (offset + numel - 1) // TILE - offset // TILE + 1
             chunks += -(-tiles // chunk_tiles)
     table = Table(moved(torch.tensor(rows, dtype=torch.int64), device), chunks)
+    if any(map(any, scales)):
+        table.scales = moved(torch.tensor(scales, dtype=torch.int64), device)
     _tables[key] = table
     if len(_tables) > _REMEMBERED:
         _tables.popitem(last=False)
     return table
+
+
+def _scales(part: list[Stored] | None, t: int) -> int:
+    """Address of the scales of tensor t; 0 where there are none."""
+    given = None if part is None else part[t]
+    return given.scales.data_ptr() if isinstance(given, Int8Blocks) else 0
 
 
 def scalars(p: Pass | Dots) -> tuple[Tensor, Tensor]:

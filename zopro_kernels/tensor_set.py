@@ -12,15 +12,17 @@ from .arguments import check_extent, check_tensors, integers
 from .dispatch import choose
 from .passes import Dots, Pass
 from .runs import contiguous_runs, flat, is_one_run
+from .stored import Int8Blocks, Stored, check_stored, flattened, memory
 from .transfer import common_device, moved
 
 
 class TensorSet:
     """What passes and reductions work on, prepared once: `add_noise_(TensorSet(...), ...)`.
 
-    tensors: any shapes and strides, fp32, bf16 or fp16; written in place by passes. params,
-    offsets, prev, v: as in `add_noise_`. A pass over hundreds of small tensors then costs the host
-    one look at each address (benchmarks/host_time.py).
+    tensors: any shapes and strides, fp32, bf16 or fp16; written in place by passes. For reductions
+    alone they may be Int8Blocks, too. params, offsets, prev, v: as in `add_noise_`. A pass over
+    hundreds of small tensors then costs the host one look at each address
+    (benchmarks/host_time.py).
 
     Tensors that have moved (`x.data = other`, `module.to`, a resize into other memory) are noticed
     by their addresses, checked and described anew; `refreshed` notices too where an address stayed
@@ -30,21 +32,21 @@ class TensorSet:
 
     def __init__(
         self,
-        tensors: Sequence[Tensor],
+        tensors: Sequence[Stored],
         *,
         params: Sequence[int] | None = None,
         offsets: Sequence[int] | None = None,
-        prev: Sequence[Tensor] | None = None,
-        v: Sequence[Tensor] | None = None,
+        prev: Sequence[Stored] | None = None,
+        v: Sequence[Stored] | None = None,
     ) -> None:
-        self.tensors = check_tensors("tensors", tensors)
+        self.tensors = _checked(tensors)
         count = len(self.tensors)
         self.params = integers("params", range(count) if params is None else params, count, 2**32)
         self.offsets = integers(
             "offsets", [0] * count if offsets is None else offsets, count, 2**63
         )
-        self.prev = None if prev is None else check_tensors("prev", prev, (torch.float32,))
-        self.v = None if v is None else check_tensors("v", v, (torch.float32,))
+        self.prev = None if prev is None else check_stored("prev", prev)
+        self.v = None if v is None else check_stored("v", v)
         self.refresh()
 
     def __len__(self) -> int:
@@ -52,15 +54,22 @@ class TensorSet:
 
     def refresh(self) -> None:
         """Checks and describes the tensors as they are now."""
-        check_tensors("tensors", self.tensors)
+        _checked(self.tensors)
         self._check_beside("prev", self.prev)
         self._check_beside("v", self.v)
+        if self.prev and self.v and self.prev[0].dtype != self.v[0].dtype:
+            raise TypeError(
+                f"v is kept as {self.v[0].dtype} where prev is {self.prev[0].dtype}: keep both in "
+                "one form"
+            )
+        self._check_blocks("tensors", self.tensors)
         check_extent(self.tensors, self.offsets)
         self.device = common_device(self.tensors)
         self._devices = {t.device for t in self.tensors}
         self.dtypes = {t.dtype for t in self.tensors}
-        self._addresses = addresses(self.tensors)
-        self._shapes = [(t.shape, t.stride()) for t in self.tensors]
+        self._memory = [memory(t) for t in self.tensors]
+        self._addresses = addresses(self._memory)
+        self._shapes = [(t.shape, t.stride()) for t in self._memory]
         self._tables: dict[Any, Any] = {}
         self._runs = None
         if is_one_run(self.tensors, self.prev, self.v):
@@ -68,7 +77,7 @@ class TensorSet:
 
     def refreshed(self) -> bool:
         """`refresh` where a tensor has moved or has another shape or strides; whether it did."""
-        if self._in_place() and self._shapes == [(t.shape, t.stride()) for t in self.tensors]:
+        if self._in_place() and self._shapes == [(t.shape, t.stride()) for t in self._memory]:
             return False
         self.refresh()
         return True
@@ -91,6 +100,8 @@ class TensorSet:
         """
         if not self._in_place():
             self.refresh()
+        if torch.int8 in self.dtypes:
+            raise TypeError("tensors holds Int8Blocks, which no pass writes: give float tensors")
         serving = {device: choose(device, backend) for device in self._devices}  # or none writes
         if self._runs is not None:
             tensors, prev, v = self._runs
@@ -120,7 +131,7 @@ class TensorSet:
         """
         if not self._in_place():
             self.refresh()
-        vectors = self._runs[0] if self._runs else [v.detach().reshape(-1) for v in self.tensors]
+        vectors = self._runs[0] if self._runs else [flattened(v) for v in self.tensors]
         whole = Dots(vectors, self.params, self.offsets, distribution, scalars, self._tables)
         places = self.places()
         if len(places) == 1:
@@ -145,9 +156,9 @@ class TensorSet:
         return out
 
     def _in_place(self) -> bool:
-        return addresses(self.tensors) == self._addresses
+        return addresses(self._memory) == self._addresses
 
-    def _check_beside(self, name: str, given: list[Tensor] | None) -> None:
+    def _check_beside(self, name: str, given: list[Stored] | None) -> None:
         if given is None:
             return
         if len(given) != len(self.tensors):
@@ -160,6 +171,21 @@ class TensorSet:
                     f"{name}[{i}] is {tuple(g.shape)} on {g.device} where its tensor is "
                     f"{tuple(t.shape)} on {t.device}: give the same shape and device"
                 )
+        self._check_blocks(name, given)
+
+    def _check_blocks(self, name: str, given: list[Stored]) -> None:
+        for i, (g, offset) in enumerate(zip(given, self.offsets)):
+            if isinstance(g, Int8Blocks) and g.offset != offset:
+                raise ValueError(
+                    f"{name}[{i}] has blocks from offset {g.offset} where its tensor begins at "
+                    f"{offset}: make it by zk.quantise(..., offset={offset})"
+                )
+
+
+def _checked(tensors: Sequence[Stored]) -> list[Stored]:
+    if not isinstance(tensors, Tensor) and any(isinstance(t, Int8Blocks) for t in tensors):
+        return check_stored("tensors", tensors)
+    return check_tensors("tensors", tensors)
 
 
 def addresses(tensors: list[Tensor]) -> list[int]:

@@ -88,7 +88,7 @@ def test_dots_of_a_set_and_seeds_from_memory():
     assert torch.equal(zk.noise_dots(prepared, seed, stream=stream), expected)
     prepared.tensors[0].data = torch.zeros(16, 64)
     assert zk.noise_dots(prepared, 5)[0, 0] == 0.0
-    with pytest.raises(TypeError, match="use a TensorSet of float32 alone"):
+    with pytest.raises(TypeError, match="use a TensorSet of float32, bfloat16 or Int8"):
         zk.noise_dots(zk.TensorSet(made(torch.half)), 5)
 
 
