@@ -91,7 +91,7 @@ class Plan:
     `tensors` are the trainable parameters (written in place by `write`), `indices` their indices
     in the noise law, `group_of` the position of their group, `eps` fp64 [T] on `device`, as all
     that is computed a tensor: the tensors' own, or the CPU where they are on several. `prev` and
-    `v` are the targets' fp32 tensors, or None.
+    `v` are the targets' tensors, or None; `d` is the weight of `prev`.
     """
 
     tensors: list[Tensor]
@@ -104,6 +104,7 @@ class Plan:
     backend: str | None
     prev: list[Tensor] | None = None
     v: list[Tensor] | None = None
+    d: float | Tensor = 0.0
     prepared: Prepared = field(default_factory=Prepared)
 
     @property

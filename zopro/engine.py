@@ -47,7 +47,7 @@ class Engine(Trainable):
         self._busy: str | None = None
         self._skipped: int | Tensor = 0  # a tensor where the device has counted
         self._last: Record | StepReport | None = None
-        self._step_log: Any = None  # told of every step by taken(plan, record)
+        self._step_log: Any = None  # told of every step by taken(plan, record, ahead)
         super().__init__(params, defaults)
 
     @property
@@ -119,6 +119,7 @@ class Engine(Trainable):
         )
         if self._targets is not None:
             targets.aim(plan, self._targets, self._step_count + ahead)
+            plan.d = self._targets.used
         return plan
 
     def _current_plan(self) -> Plan:
@@ -198,10 +199,10 @@ class Engine(Trainable):
         slopes = pending.slopes(self._estimator == "two_sided")
         finite = pending.sums[-1].isfinite()
         ahead = None
-        if self._lookahead and self._step_log is None:  # a log's passes are of one step each
+        if self._lookahead:
             ahead = self._build_plan(self._step_seed(DIRECTION, 1), self._num_directions, ahead=1)
-            if not all(map(is_, plan.tensors, ahead.tensors)):
-                ahead = None
+            if ahead.eps is not plan.eps or not all(map(is_, plan.tensors, ahead.tensors)):
+                ahead = None  # eps or what trains changed between estimate and step
         applied = apply(self._weights, plan, self.param_groups, slopes, finite, ahead)
         if self._capturable:
             self._skipped += applied.logical_not()
@@ -213,4 +214,4 @@ class Engine(Trainable):
         self._step_count += 1
         self._pending, self._plan = None, ahead
         if self._step_log is not None:
-            self._step_log.taken(plan, self._last)
+            self._step_log.taken(plan, self._last, ahead)

@@ -44,6 +44,30 @@ def test_every_step_comes_back(tmp_path, dtype, restore, estimator, directions, 
         assert same_bits(weights, run.weights.get(step, run.base)), step
 
 
+@pytest.mark.parametrize("directions,targeted", [(1, True), (4, False)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_lookahead_run_comes_back(tmp_path, dtype, directions, targeted):
+    """Its passes lead from one step's plan to the next one's; theta is what `settle` stores."""
+    run = Run(tmp_path, dtype, targeted, lookahead=True, num_directions=directions, backend=NATIVE)
+    run.train()
+    log = read_log(run.path)
+    assert log.cut is None and log.steps == run.steps
+    steps = [r for r in log.records if isinstance(r, Step)]
+    assert all(r.next_d is not None for r in steps)
+    assert targeted == any(r.next_d != r.d for r in steps)
+    weights = copies(run.base)
+    assert replay(log, weights) == digest(run.params)
+    assert same_bits(weights, run.params)
+    short = Run(tmp_path, dtype, targeted, name="short", lookahead=True,
+                num_directions=directions, backend=NATIVE)  # fmt: skip
+    with StepLog(short.path, short.opt):
+        for i in range(9):
+            short.step(i)
+    weights = copies(run.base)
+    replay(log, weights, 9)
+    assert same_bits(weights, short.params)
+
+
 @pytest.mark.parametrize("backend", ("reference", "cpu", "triton"))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_backend_gives_the_same_bits(tmp_path, dtype, backend):
@@ -60,10 +84,16 @@ def test_every_backend_gives_the_same_bits(tmp_path, dtype, backend):
         assert same_bits([w.cpu() for w in weights], run.params)
 
 
-@pytest.mark.parametrize("restore", ("exact", "inplace"))
-def test_a_stopped_run_goes_on_in_its_log(tmp_path, restore, caplog):
-    whole = Run(tmp_path, steps=40, name="whole", restore=restore, targeted=True).train()
-    first = Run(tmp_path, steps=40, restore=restore, targeted=True)
+@pytest.mark.parametrize("options", ({"restore": "exact"}, {"restore": "inplace"},
+                                     {"lookahead": True}), ids=str)  # fmt: skip
+def test_a_stopped_run_goes_on_in_its_log(tmp_path, options, caplog):
+    whole = Run(tmp_path, steps=40, name="whole", targeted=True, **options)
+    with StepLog(whole.path, whole.opt):
+        for i in range(40):
+            whole.step(i)
+            if i == 13:
+                whole.opt.state_dict()  # with lookahead a pass home
+    first = Run(tmp_path, steps=40, targeted=True, **options)
     log = StepLog(first.path, first.opt)
     for i in range(14):
         first.step(i)
@@ -72,7 +102,7 @@ def test_a_stopped_run_goes_on_in_its_log(tmp_path, restore, caplog):
         first.step(i)
     log._file.close()  # killed
 
-    second = Run(tmp_path, steps=40, restore=restore)
+    second = Run(tmp_path, steps=40, **options)
     for p, w in zip(second.params, saved):
         p.data.copy_(w)
     second.opt.load_state_dict(state)

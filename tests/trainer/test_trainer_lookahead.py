@@ -7,6 +7,7 @@ from trainer.tiny_llama import build_model, tokens
 from trainer.tiny_trainer import ZOTrainer, arguments, logged, trainer
 from transformers import TrainerCallback
 
+from zopro import replay
 from zopro_kernels import cpu
 
 
@@ -95,6 +96,9 @@ def test_an_error_leaves_theta(tmp_path):
     assert all((p - q).abs().max() < 1e-6 for p, q in zip(t.model.parameters(), start))
 
 
-def test_refusals(tmp_path):
-    with pytest.raises(ValueError, match="zo_lookahead=True with zo_log_steps=True: a logged pass"):
-        trainer(tmp_path, zo_lookahead=True, zo_log_steps=True)
+def test_its_log_replays(tmp_path):
+    t = run(tmp_path, zo_lookahead=True, zo_log_steps=True, learning_rate=1e-2)
+    weights = {n: p.detach().clone() for n, p in build_model().named_parameters()}
+    replay(tmp_path / "steps.zolog", weights)
+    assert all(torch.equal(p, weights[n]) for n, p in t.model.named_parameters())
+    assert not all(torch.equal(*pair) for pair in zip(weights.values(), build_model().parameters()))

@@ -138,5 +138,5 @@ def _write(file: TextIO, kind: str, names: list[str], rows: list[dict[str, Any]]
     else:
         # NaN slopes of skipped steps are no JSON.
         for row in rows:
-            finite = {n: x if x == x and abs(x) != float("inf") else None for n, x in row.items()}
+            finite = {n: x if abs(x or 0.0) < float("inf") else None for n, x in row.items()}
             file.write(json.dumps(finite) + "\n")

@@ -22,7 +22,7 @@ MAGIC, VERSION = b"\x89ZOLOG\r\n", 1
 DTYPES = ("float32", "bfloat16", "float16")
 STEP, OPTIONS, TARGETS, MOVES, MARK, RESUME = range(1, 7)
 MOST_GROUPS = 2**16
-SKIPPED, APART, LR_EACH = 1, 2, 4  # flags of a step
+SKIPPED, APART, LR_EACH, AHEAD = 1, 2, 4, 8  # flags of a step
 HOME, PLUS, MINUS, FREE = range(4)  # where a pass leads
 
 _PREFIX = struct.Struct("<8sHHI")
@@ -100,7 +100,8 @@ class Head:
 @dataclass(frozen=True, slots=True)
 class Step:
     """A step: its number, the counter of passes after it, one lr or one a group, the targets'
-    weight d, K slopes (change of the loss per eps z). `apart`: each estimate returned to theta."""
+    weight d, K slopes (change of the loss per eps z). `apart`: each estimate returned to theta.
+    next_d: with lookahead, the d of the next step's direction, to which the update led."""
 
     step: int
     passes: int
@@ -110,6 +111,7 @@ class Step:
     slopes: tuple[float, ...]
     skipped: bool = False
     apart: bool = False
+    next_d: float | None = None
 
 
 @dataclass(frozen=True)
@@ -207,8 +209,10 @@ def last_crc(data: bytes) -> int:
 def _packed(r: Record) -> tuple[int, int, int, bytes]:
     if isinstance(r, Step):
         flags = SKIPPED * r.skipped | APART * r.apart | LR_EACH * (len(r.lr) > 1)
+        flags |= AHEAD * (r.next_d is not None)
+        more = [] if r.next_d in (None, r.d) else [r.next_d]
         fixed = _STEP.pack(r.step, r.passes, r.estimates, r.lr[0], r.d)
-        return STEP, flags, len(r.slopes), fixed + _doubles([*r.slopes, *r.lr[1:]])
+        return STEP, flags, len(r.slopes), fixed + _doubles([*r.slopes, *r.lr[1:], *more])
     if isinstance(r, Moves):
         rows = [_MOVE.pack(m.where, m.stream, m.count, m.seed) + _doubles(m.scale) for m in r.moves]
         return MOVES, 0, 0, _doubles([r.d]) + b"".join(rows)

@@ -52,6 +52,7 @@ def replay(
         if until is not None and player.steps == end and isinstance(record, f.Step | f.Moves):
             break
         player.play(record)
+    player.settle()
     return joined(digest_each(tensors))
 
 
@@ -126,10 +127,16 @@ class _Player:
         elif isinstance(record, f.Aim):
             self._targets(record)
         elif isinstance(record, f.Moves):
-            self._d, self._explicit, self._opt._plan = record.d, True, None
+            if record.d != self._d:  # else the weights may be on the plan that was made ahead
+                self._opt._plan = None
+            self._d, self._explicit = record.d, True
             self._pass(record.moves)
         else:
             self._mark(record)
+
+    def settle(self) -> None:
+        """Stores theta where a step with lookahead left theta + eps z."""
+        self._opt._weights.home()
 
     def _take(self, seed: int, options: f.Options) -> None:
         opt = self._opt
@@ -152,15 +159,14 @@ class _Player:
         for g, group in enumerate(opt.param_groups):
             group["lr"] = r.lr[g] if len(r.lr) > 1 else r.lr[0]
         self._d = r.d
-        if not self._explicit:  # else the weights may be somewhere on the plan already
-            opt._plan = None
-        plan = opt._current_plan()
+        plan = opt._current_plan()  # on which the weights may be somewhere already
         if self._exact:
             opt._passes = r.passes - 1  # of the others nothing remains
         elif not self._explicit:
             two_sided = opt._estimator == "two_sided"
             self._pass(usual_moves(len(r.slopes), two_sided, r.estimates, r.apart))
         opt._pending = _pending(r, plan, opt._estimator == "two_sided")
+        opt._lookahead, self._d = r.next_d is not None, r.d if r.next_d is None else r.next_d
         opt._finish_step()
         self._explicit = False
         if opt._passes != r.passes:

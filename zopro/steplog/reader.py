@@ -97,7 +97,7 @@ class _Scan:
 
     def take(self, kind: int, flags: int, count: int, payload: bytes) -> f.Record:
         """The record of `payload`; ValueError where it does not fit what went before."""
-        if kind not in _READERS or (kind != f.STEP and (flags or count)) or flags > 7:
+        if kind not in _READERS or (kind != f.STEP and (flags or count)) or flags > 15:
             raise ValueError("a record of no known kind")
         record = _READERS[kind](self, flags, count, payload)
         if isinstance(record, f.Step):
@@ -113,17 +113,19 @@ class _Scan:
         return record
 
     def step(self, flags: int, count: int, payload: bytes) -> f.Step:
-        """K slopes, and lr of the other groups where they differ."""
+        """K slopes, lr of the other groups and d of the step ahead where they differ."""
         more = self.head.groups - 1 if flags & f.LR_EACH else 0
         if count != self.options.num_directions or (flags & f.LR_EACH and not more):
             raise ValueError("a step of another number of directions")
-        if len(payload) != f._STEP.size + 8 * (count + more):
+        length = f._STEP.size + 8 * (count + more)
+        if len(payload) != length and not (flags & f.AHEAD and len(payload) == length + 8):
             raise ValueError("a step of another length")
         step, passes, estimates, lr, d = f._STEP.unpack_from(payload)
         values = struct.unpack_from(f"<{count + more}d", payload, f._STEP.size)
+        next_d = struct.unpack_from("<d", payload, length)[0] if len(payload) > length else d
         return f.Step(
             step, passes, estimates, (lr, *values[count:]), d, values[:count],
-            bool(flags & f.SKIPPED), bool(flags & f.APART),
+            bool(flags & f.SKIPPED), bool(flags & f.APART), next_d if flags & f.AHEAD else None,
         )  # fmt: skip
 
     def groups(self, flags: int, count: int, payload: bytes) -> f.Groups:

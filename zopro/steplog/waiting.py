@@ -20,7 +20,7 @@ class Waiting:
     """What a step's records are made of, once its numbers have arrived.
 
     first: of first_of_groups. trace: its passes in place, the update last; of other restores, none.
-    whole: whether no pass before it is in the log already.
+    whole: whether no pass before it is in the log already. ahead: the plan to which its update led.
     """
 
     def __init__(
@@ -31,11 +31,12 @@ class Waiting:
         first: dict[int, int],
         trace: Trace,
         whole: bool,
+        ahead: Plan | None,
     ) -> None:
         self._inplace, self._whole = opt.restore_policy == "inplace", whole
         self._two_sided = opt._estimator == "two_sided"
         self._step, self._passes, self._estimates = taken.step, opt._passes, taken.estimates
-        self._d = _weight(opt)
+        self._d, self._next_d = plan.d, None if ahead is None else ahead.d
         self._lr, self._count = taken.lr, len(plan.directions)
         self._groups = [
             (g["eps"], float(g["weight_decay"]), bool(g["maximize"])) for g in opt.param_groups
@@ -55,8 +56,8 @@ class Waiting:
         eps = self._by_group(values, [1.0 if e == "auto" else float(e) for e, _, _ in self._groups])
         groups = f.Groups(eps, *zip(*[(decay, up) for _, decay, up in self._groups]))
         moves = [self._move(passed, values, eps) for passed in self._passed]
-        apart = self._inplace and moves == self._usual(apart=True)
-        usual = not self._inplace or (self._whole and (apart or moves == self._usual(apart=False)))
+        apart = self._inplace and self._is_usual(moves, apart=True)
+        usual = not self._inplace or (self._whole and (apart or self._is_usual(moves, apart=False)))
         step = f.Step(
             step=self._step,
             passes=self._passes,
@@ -66,6 +67,7 @@ class Waiting:
             slopes=slopes,
             skipped=skipped,
             apart=apart,
+            next_d=self._next_d,
         )
         return groups, None if usual else f.Moves(self._d, tuple(moves)), step
 
@@ -83,8 +85,9 @@ class Waiting:
                     return f.Move(where, stream)
         return f.Move(f.FREE, stream, count, seed, scale)
 
-    def _usual(self, apart: bool) -> list[f.Move]:
-        return list(usual_moves(self._count, self._two_sided, self._estimates, apart))
+    def _is_usual(self, moves: list[f.Move], apart: bool) -> bool:
+        usual = list(usual_moves(self._count, self._two_sided, self._estimates, apart))
+        return moves in (usual, usual[1:])  # the last step's update may have made the first
 
 
 def usual_moves(directions: int, two_sided: bool, estimates: int, apart: bool):

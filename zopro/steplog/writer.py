@@ -52,9 +52,10 @@ class StepLog:
         fsync_seconds: float | None = None,
     ) -> None:
         optimizer._idle("StepLog", no_estimates=True)
-        if (option := untold(optimizer)) is not None:
+        if optimizer._capturable:
             raise ValueError(
-                f"{option}=True is not in the step log's format: leave one of them out"
+                "capturable=True with a step log: a captured step runs no Python that could write "
+                "it; leave one of them out"
             )
         if optimizer._step_log is not None:
             raise RuntimeError("the optimizer writes a step log already: close() that one first")
@@ -104,6 +105,7 @@ class StepLog:
     def mark(self) -> None:
         """Writes what is waiting and a digest of the weights, against which a replay is checked."""
         self.flush()
+        self._opt._weights.home()
         if self._marked == (self._opt._step_count, self._opt._passes):
             return
         self._check_counters(0)
@@ -120,13 +122,16 @@ class StepLog:
         self._file.write(f.Mark(self._steps, self._passes, digest))
         self._marked = self._steps, self._passes
 
-    def taken(self, plan: Plan, record: Taken) -> None:
-        """The optimizer's word of a step; `record` has its numbers on the device."""
+    def taken(self, plan: Plan, record: Taken, ahead: Plan | None) -> None:
+        """The optimizer's word of a step; `record` has its numbers on the device, `ahead` is the
+        plan of the next where the weights are at its first perturbation."""
         self._check_counters(1)
         self._check_parameters(plan.indices, plan.group_of)
         self.flush()
         self._write_aim()
-        self._waiting = Waiting(self._opt, plan, record, self._first, self._trace(), self._whole)
+        self._waiting = Waiting(
+            self._opt, plan, record, self._first, self._trace(), self._whole, ahead
+        )
         self._whole = True
         self._steps, self._passes = self._opt._step_count, self._opt._passes
         if self._every:
@@ -181,13 +186,6 @@ class StepLog:
         if moves is not None:
             self._file.write(moves)
         self._file.write(step)
-
-
-def untold(optimizer: Engine) -> str | None:
-    """The option of `optimizer` whose steps a log cannot tell, if there is one: a captured step
-    runs no Python, and with lookahead a pass belongs to two steps."""
-    options = ("capturable", "lookahead")
-    return next((name for name in options if getattr(optimizer, f"_{name}", False)), None)
 
 
 def head_of(optimizer: Engine) -> f.Head:

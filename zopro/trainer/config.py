@@ -69,8 +69,8 @@ class ZerothOrderArguments:
         zo_restore: after a perturbation: "exact", the very bits; "inplace", no memory; "auto".
         zo_seed (int or None): seed of the noise; None takes `seed`. Rank 0's holds on all ranks.
         zo_lookahead (bool): the pass that restores and updates perturbs for the next step too: two
-            passes over the weights a step instead of three. In place, two-sided, with
-            zo_log_steps=False. Callbacks: see `ZerothOrderMixin`.
+            passes over the weights a step instead of three. In place, two-sided. Callbacks: see
+            `ZerothOrderMixin`.
         zo_backend (str or None): of the kernels; None picks by device.
         zo_log_steps: write `steps.zolog` to the output folder, from which `zopro replay` rebuilds
             the weights of any step (docs/replay.md); an adapter's start is saved beside it.
@@ -141,11 +141,6 @@ class ZerothOrderArguments:
         }
 
     def _validate(self):
-        if self.zo_lookahead and self.zo_log_steps:
-            raise ValueError(
-                "zo_lookahead=True with zo_log_steps=True: a logged pass belongs to one step; "
-                "set zo_log_steps=False"
-            )
         if self.zo_eps != "auto":
             try:
                 self.zo_eps = float(self.zo_eps)  # the command line passes a string

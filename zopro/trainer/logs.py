@@ -6,7 +6,6 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from zopro.steplog import StepLog
-from zopro.steplog.writer import untold
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +29,8 @@ class LogSteps(TrainerCallback):
             self._log.close(mark=False)  # a run that an error ended
         folder = Path(args.output_dir)
         zopro = getattr(optimizer, "optimizer", optimizer)
-        if (option := untold(zopro)) is not None:
-            logger.warning("no %s is written: %s=True is not in its format", NAME, option)
+        if zopro._capturable:
+            logger.warning("no %s is written: a captured step runs no Python", NAME)
             return
         if zopro.step_count == 0 and hasattr(model, "peft_config"):
             model.save_pretrained(folder / START, selected_adapters=model.active_adapters)
