@@ -45,16 +45,17 @@ bench: env
 bench-gpu: env
 	$(BIN)/python benchmarks/bench_all.py cuda
 
-# SmolLM2-135M-Instruct on the three tasks: a supervised start, then tuning and comparison.
+# SmolLM2-135M-Instruct on the three tasks: a supervised start, then rates around the
+# small model's, then the comparison. Stopped, it goes on where it was: made runs are kept.
 learning-gpu: env
 	$(BIN)/python -m pip install --quiet --editable ".[dev,bench]"
 	$(BIN)/python benchmarks/smollm2.py runs/smollm2
 	for task in translation summarisation dialogue; do \
 	  $(BIN)/zopro sft --task $$task --model runs/smollm2 --merge --max_steps 200 \
 	    --per_device_train_batch_size 32 --output_dir runs/smollm2-$$task && \
-	  for plan in tune compare; do \
+	  for plan in "tune --tuned cpu --seconds 30" "compare --seconds 60"; do \
 	    $(BIN)/python benchmarks/learning.py $$plan --task $$task --model runs/smollm2-$$task \
-	      --device cuda --name gpu_$$task --workers 1 --seconds 60 || exit 1; \
+	      --device cuda --name gpu_$$task --workers 1 --seeds 3 || exit 1; \
 	  done || exit 1; \
 	done
 
