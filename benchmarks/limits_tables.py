@@ -33,7 +33,7 @@ def limits() -> str:
         first = forms[0]
         pipes = BETWEEN.join(f"{first['pipes'][p]:.1f}" for p in ("fma", "alu", "lsu", "other"))
         rows.append(
-            [backend, kernel.removeprefix("many "), seeds, dtype, first["bytes"],
+            [backend, kernel.removeprefix("many "), seeds, dtype, f"{first['bytes']:.4g}",
              f"{first['instructions']:.1f}", pipes, f"{first['bytes_in_flight'] / 1024:.0f}",
              BETWEEN.join(f"{f['issue_ps'] / f['memory_ps']:.2f}" for f in forms),
              BETWEEN.join(share(f) for f in forms)]

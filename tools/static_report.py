@@ -36,6 +36,8 @@ BUDGETS = {
     "signs": 7,
     "gaussian": 24,
     "targeted signs": 14,
+    "targeted signs kept bf16": 15,
+    "targeted signs kept int8": 20,
     "signs stochastic": 25,
     "gaussian stochastic": 35,
     "targeted signs stochastic": 31,
@@ -91,6 +93,8 @@ def measure(cubin: Path, ptx: str, dtype_of, walks: bool) -> list[dict]:
     rows, used = [], resources(cubin)
     for name, blocks in functions(output(tool("nvdisasm"), "-c", str(cubin))).items():
         kind, dtype = dtype_of(name)
+        if kind.startswith("dot") and dtype == "int8":
+            continue  # 8 bytes a load, as descriptors have: its path is not told from theirs
         code = [line for block in blocks for line in block.code]
         found = count(blocks, BYTES[dtype], ELEMENTS, walks)
         fused = sorted({line.split()[0] for line in code if re.search(r"\bFFMA\b|\.FTZ\b", line)})
@@ -105,16 +109,20 @@ def measure(cubin: Path, ptx: str, dtype_of, walks: bool) -> list[dict]:
 
 
 def describe_cuda(name: str) -> tuple[str, str]:
-    """Reads Form<element, gaussian, stochastic, kind> from the mangled name."""
+    """Reads Form<element, gaussian, stochastic, kind, form of prev and v> from the mangled name."""
+    kept = {"f": "", "a": "kept int8"}  # else bf16: a name, or a reference to one
     if "noise_dots" in name:
-        return "dot " + ("gaussian" if "ILb1E" in name else "signs"), "fp32"
-    match = re.search(r"Form.*?(f|4bf16|4fp16)ELb(\d)ELb(\d)E.*?KindE(\d)", name) or re.search(
-        r"FormI(f)Lb(\d)ELb(\d)E.*?KindE(\d)", name
+        gaussian, form = re.search(r"ILb(\d)E(\w)", name).groups()
+        dtype = {"f": "fp32", "a": "int8"}.get(form, "bf16")
+        return "dot " + ("gaussian" if gaussian == "1" else "signs"), dtype
+    match = re.search(r"Form.*?(f|4bf16|4fp16)ELb(\d)ELb(\d)E.*?KindE(\d)E(\w)", name) or re.search(
+        r"FormI(f)Lb(\d)ELb(\d)E.*?KindE(\d)E(\w)", name
     )
-    element, gaussian, stochastic, kind = match.groups()
+    element, gaussian, stochastic, kind, form = match.groups()
     words = [
         ("", "targeted", "many")[int(kind)],
         "gaussian" if gaussian == "1" else "signs",
+        kept.get(form, "kept bf16"),
         "stochastic" if stochastic == "1" else "",
     ]
     return " ".join(filter(None, words)), {"f": "fp32", "4bf16": "bf16", "4fp16": "fp16"}[element]

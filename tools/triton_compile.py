@@ -10,8 +10,10 @@ from triton.compiler import ASTSource
 from zopro_kernels import triton_backend, triton_dots, triton_kernels
 
 _TYPES = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
-_POINTERS = {"table": "*i64", "integers": "*i64", "floats": "*fp32", "normals": "*fp32",
-             "sums": "*i64", "count": "i32", "seeds": "i32"}  # fmt: skip
+_POINTERS = {"table": "*i64", "scales": "*i64", "integers": "*i64", "floats": "*fp32",
+             "normals": "*fp32", "sums": "*i64", "count": "i32", "seeds": "i32"}  # fmt: skip
+
+_TARGETED = {"HAS_PREV": True, "HAS_V": True}
 
 # (name in the report, dtype, what differs from the usual pass)
 VARIANTS = [
@@ -19,8 +21,10 @@ VARIANTS = [
     ("signs", "fp32", {}),
     ("signs", "fp16", {}),
     ("signs stochastic", "bf16", {"STOCHASTIC": True}),
-    ("targeted signs", "bf16", {"HAS_PREV": True, "HAS_V": True}),
-    ("targeted signs", "fp32", {"HAS_PREV": True, "HAS_V": True}),
+    ("targeted signs", "bf16", _TARGETED),
+    ("targeted signs", "fp32", _TARGETED),
+    ("targeted signs kept bf16", "bf16", {**_TARGETED, "FORM": tl.bfloat16}),
+    ("targeted signs kept int8", "bf16", {**_TARGETED, "FORM": tl.int8}),
     ("many signs", "bf16", {"SINGLE": False}),
     ("gaussian", "bf16", {"kernel": "add_gaussians"}),
     ("gaussian", "fp32", {"kernel": "add_gaussians"}),
@@ -37,7 +41,8 @@ def compile_variant(dtype: str, variant: dict, arch: int) -> tuple[bytes, str]:
     function = getattr(triton_kernels, name, None) or getattr(triton_dots, name)
     constants = {
         "TILES": triton_backend.TILES, "GROUPS": triton_backend.GROUPS, "DTYPE": _TYPES[dtype],
-        "SINGLE": True, "STOCHASTIC": False, "HAS_PREV": False, "HAS_V": False, **variant,
+        "SINGLE": True, "STOCHASTIC": False, "HAS_PREV": False, "HAS_V": False,
+        "FORM": tl.float32, **variant,
     }  # fmt: skip
     arguments = function.arg_names
     signature = {a: _POINTERS.get(a, "constexpr") for a in arguments}

@@ -12,7 +12,7 @@ from .passes import Dots, Pass
 from .reference_law import DOT_NN_SCALE, LAW
 from .table import NUMEL, describe, scalars
 
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 CHUNK_TILES = 1  # a warp takes a tile of 4,096 elements
 
 _native: ModuleType | None
@@ -50,10 +50,10 @@ def add_noise_(p: Pass) -> None:
         table = describe(p, CHUNK_TILES)
         integers, floats = scalars(p)
         _native.add_noise(
-            device.index, table.rows.data_ptr(), integers.data_ptr(), floats.data_ptr(),
-            table.chunks, len(p.tensors), p.count, _DTYPES[p.tensors[0].dtype],
+            device.index, table.rows.data_ptr(), table.scales_address, integers.data_ptr(),
+            floats.data_ptr(), table.chunks, len(p.tensors), p.count, _DTYPES[p.tensors[0].dtype],
             p.distribution == "gaussian", p.stochastic, p.prev is not None, p.v is not None,
-            torch.cuda.current_stream(device).cuda_stream,
+            _DTYPES[p.form], torch.cuda.current_stream(device).cuda_stream,
         )  # fmt: skip
 
 
@@ -66,8 +66,9 @@ def noise_dots(d: Dots) -> Tensor:
         integers, _ = scalars(d)
         sums = torch.zeros(count, 2, dtype=torch.int64, device=device)
         _native.noise_dots(
-            device.index, table.rows.data_ptr(), integers.data_ptr(), sums.data_ptr(),
-            table.chunks, count, gaussian, torch.cuda.current_stream(device).cuda_stream,
+            device.index, table.rows.data_ptr(), table.scales_address, integers.data_ptr(),
+            sums.data_ptr(), table.chunks, count, gaussian, _DTYPES[d.form],
+            torch.cuda.current_stream(device).cuda_stream,
         )  # fmt: skip
         if not gaussian:  # n.n of signs counts the elements, which the table knows
             sums[:, 1] = table.rows[:, NUMEL] * int(DOT_NN_SCALE)

@@ -53,7 +53,8 @@ def supports(device: torch.device) -> bool:
 def _triton_type(dtype: torch.dtype):
     import triton.language as tl
 
-    names = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+    names = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16,
+             torch.int8: tl.int8}  # fmt: skip
     return names[dtype]
 
 
@@ -78,6 +79,7 @@ def add_noise_(p: Pass) -> None:
     tiles, groups = _shape(p.tensors)
     with _on(device):
         table = describe(p, tiles)
+        scales = table.rows if table.scales is None else table.scales
         integers, floats = scalars(p)
         options = {
             "TILES": tiles,
@@ -85,17 +87,18 @@ def add_noise_(p: Pass) -> None:
             "STOCHASTIC": p.stochastic and p.tensors[0].dtype != torch.float32,
             "HAS_PREV": p.prev is not None,
             "HAS_V": p.v is not None,
+            "FORM": _triton_type(p.form),
             "num_warps": NUM_WARPS,
             "enable_fp_fusion": False,  # the law rounds products and sums
         }
         grid = (table.chunks,)
         if p.distribution == "rademacher":
             triton_kernels.add_signs[grid](
-                table.rows, integers, floats, count, seeds, SINGLE=seeds == 1, **options
+                table.rows, scales, integers, floats, count, seeds, SINGLE=seeds == 1, **options
             )
         else:
             triton_kernels.add_gaussians[grid](
-                table.rows, integers, floats, gaussian_table(device), count, seeds,
+                table.rows, scales, integers, floats, gaussian_table(device), count, seeds,
                 GROUPS=groups, **options,
             )  # fmt: skip
 
@@ -108,16 +111,19 @@ def noise_dots(d: Dots) -> Tensor:
     tiles, groups = _shape(d.vectors)
     with _on(device):
         table = describe(d, tiles)
+        scales = table.rows if table.scales is None else table.scales
         integers, _ = scalars(d)
         sums = torch.zeros(count, 2, dtype=torch.int64, device=device)
-        options = {"TILES": tiles, "num_warps": NUM_WARPS, "enable_fp_fusion": False}
+        options = {"TILES": tiles, "FORM": _triton_type(d.form), "num_warps": NUM_WARPS,
+                   "enable_fp_fusion": False}  # fmt: skip
         grid = (table.chunks,)
         if d.distribution == "rademacher":
-            triton_dots.dot_signs[grid](table.rows, integers, sums, count, **options)
+            triton_dots.dot_signs[grid](table.rows, scales, integers, sums, count, **options)
         else:
             triton_dots.dot_gaussians[grid](
-                table.rows, integers, gaussian_table(device), sums, count, GROUPS=groups, **options
-            )
+                table.rows, scales, integers, gaussian_table(device), sums, count, GROUPS=groups,
+                **options,
+            )  # fmt: skip
         if d.distribution == "rademacher":  # the number of elements, which the table knows
             sums[:, 1] = table.rows[:, NUMEL] * int(DOT_NN_SCALE)
     return sums

@@ -10,7 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_kernels import _locate, _mask, _read, _sign_places, _words
+from .triton_access import _locate, _mask, _read_kept
+from .triton_kernels import _sign_places, _words
 from .triton_law import GAUSSIAN, RADEMACHER, gaussian8, signed
 
 
@@ -20,12 +21,15 @@ def _fixed(product, SCALE: tl.constexpr):
 
 
 @triton.jit
-def _sign_sum(tensor, integers, tile, start, TILES: tl.constexpr, MASKED: tl.constexpr):
-    block, _, at = _sign_places(tile, TILES)
+def _sign_sum(
+    tensor, integers, tile, start, TILES: tl.constexpr, FORM: tl.constexpr, MASKED: tl.constexpr
+):
+    block, group, at = _sign_places(tile, TILES)
     words = _words(integers, 1, 0, block, tensor[4], RADEMACHER)
     total = tl.zeros((32 * TILES, 8), tl.int64)
     for row in tl.static_range(16):
-        x = _read(tensor, 0, start, at, row * 256, tl.float32, MASKED)  # 0 outside the tensor
+        # 0 outside the tensor
+        x = _read_kept(tensor, 0, start, at, row * 256, group + row * 32, FORM, MASKED)
         one = tl.full((), 1.0, tl.float32)
         total += _fixed(x * signed(one, words[row // 4], row), 1099511627776.0)
     return tl.sum(tl.sum(total, 1), 0)
@@ -34,7 +38,7 @@ def _sign_sum(tensor, integers, tile, start, TILES: tl.constexpr, MASKED: tl.con
 @triton.jit
 def _gaussian_sums(
     tensor, integers, normals, tile, start, TILES: tl.constexpr, GROUPS: tl.constexpr,
-    MASKED: tl.constexpr,
+    FORM: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     group = tl.arange(0, GROUPS)
     block = (tile * 512 + group).to(tl.uint64)
@@ -43,7 +47,7 @@ def _gaussian_sums(
     nn = tl.zeros((GROUPS, 8), tl.int64)
     step = tl.program_id(0) * 0
     while step < TILES * 512 // GROUPS:
-        x = _read(tensor, 0, start, at, 0, tl.float32, MASKED)
+        x = _read_kept(tensor, 0, start, at, 0, block, FORM, MASKED)
         n = gaussian8(_words(integers, 1, 0, block, tensor[4], GAUSSIAN), normals)
         if MASKED:
             n = tl.where(_mask(tensor[3], start, at), n, 0.0)
@@ -56,22 +60,25 @@ def _gaussian_sums(
 
 
 @triton.jit(do_not_specialize=["count"])
-def dot_signs(table, integers, sums, count, TILES: tl.constexpr):
+def dot_signs(table, scales, integers, sums, count, TILES: tl.constexpr, FORM: tl.constexpr):
     """v.n of signs; a program a chunk."""
-    t, tensor, tile, start, inside = _locate(table, count, tl.program_id(0), TILES)
+    t, tensor, tile, start, inside = _locate(table, scales, count, tl.program_id(0), TILES, FORM)
     if inside:
-        tl.atomic_add(sums + 2 * t, _sign_sum(tensor, integers, tile, start, TILES, False))
+        tl.atomic_add(sums + 2 * t, _sign_sum(tensor, integers, tile, start, TILES, FORM, False))
     else:
-        tl.atomic_add(sums + 2 * t, _sign_sum(tensor, integers, tile, start, TILES, True))
+        tl.atomic_add(sums + 2 * t, _sign_sum(tensor, integers, tile, start, TILES, FORM, True))
 
 
 @triton.jit(do_not_specialize=["count"])
-def dot_gaussians(table, integers, normals, sums, count, TILES: tl.constexpr, GROUPS: tl.constexpr):
+def dot_gaussians(
+    table, scales, integers, normals, sums, count, TILES: tl.constexpr, GROUPS: tl.constexpr,
+    FORM: tl.constexpr,
+):  # fmt: skip
     """v.n and n.n of Gaussians; a program a chunk."""
-    t, tensor, tile, start, inside = _locate(table, count, tl.program_id(0), TILES)
+    t, tensor, tile, start, inside = _locate(table, scales, count, tl.program_id(0), TILES, FORM)
     if inside:
-        vn, nn = _gaussian_sums(tensor, integers, normals, tile, start, TILES, GROUPS, False)
+        vn, nn = _gaussian_sums(tensor, integers, normals, tile, start, TILES, GROUPS, FORM, False)
     else:
-        vn, nn = _gaussian_sums(tensor, integers, normals, tile, start, TILES, GROUPS, True)
+        vn, nn = _gaussian_sums(tensor, integers, normals, tile, start, TILES, GROUPS, FORM, True)
     tl.atomic_add(sums + 2 * t, vn)
     tl.atomic_add(sums + 2 * t + 1, nn)

@@ -8,6 +8,7 @@ a thread.
 
 Arguments of all kernels; the arrays (table.py has their layout) lie in device memory:
 table     int64 [T, 8]      one descriptor a tensor
+scales    int64 [T, 2]      addresses of the scales of prev and v; read if FORM is int8
 integers  int64 [1 + 2 K]   rounding seed, seeds, streams
 floats    fp32 [T, 4 + K]   decay, prev_coeff, v_coeff, live (0: nothing is written), coeffs
 normals   fp32 [2048]       the law's Gaussian table
@@ -19,6 +20,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .triton_access import _locate, _mask, _reach, _read, _read_kept
 from .triton_law import (
     GAUSSIAN,
     NATIVE,
@@ -28,84 +30,20 @@ from .triton_law import (
     random_words,
     rounding_bits,
     signed,
-    widen,
 )
-
-
-@triton.jit
-def _locate(table, count, chunk, TILES: tl.constexpr):
-    """Which tensor owns `chunk`: its number, its (addresses of theta, prev and v, numel, param),
-    the chunk's first tile, its first element in the tensor, and whether it may go 16 bytes a time.
-    """
-    low = count * 0
-    high = count
-    while high - low > 1:
-        middle = (low + high) // 2
-        before = tl.load(table + middle * 8 + 6) <= chunk
-        low = tl.where(before, middle, low)
-        high = tl.where(before, high, middle)
-    row = table + low * 8
-    numel, offset = tl.load(row + 3), tl.load(row + 4)
-    tile = (offset >> 12) + (chunk - tl.load(row + 6)) * TILES
-    start = tile * 4096 - offset
-    inside = (tl.load(row + 7) != 0) & (start >= 0) & (start + TILES * 4096 <= numel)
-    param = tl.load(row + 5).to(tl.uint32)
-    tensor = (tl.load(row), tl.load(row + 1), tl.load(row + 2), numel, param)
-    return low, tensor, tile, start, inside
-
-
-@triton.jit
-def _reach(address, start, at, AHEAD: tl.constexpr, DTYPE: tl.constexpr, MASKED: tl.constexpr):
-    """Pointers to elements start + at + AHEAD; AHEAD comes last, as the accesses' immediates."""
-    pointers = address.to(tl.pointer_type(DTYPE)) + start + at
-    if not MASKED:
-        pointers = tl.max_contiguous(tl.multiple_of(pointers, (1, 16)), (1, 8))
-    return pointers + AHEAD
-
-
-@triton.jit
-def _mask(numel, start, at):
-    """Which elements start + at lie in the tensor; in 32 bits, since a chunk is small."""
-    first = tl.maximum(-start, 0).to(tl.int32)
-    end = tl.minimum(numel - start, 1 << 30).to(tl.int32)
-    return (at >= first) & (at < end)
-
-
-@triton.jit
-def _read(
-    tensor, WHICH: tl.constexpr, start, at, AHEAD: tl.constexpr, DTYPE: tl.constexpr,
-    MASKED: tl.constexpr,
-):  # fmt: skip
-    """Elements start + at + AHEAD of theta (0), prev (1) or v (2); fp32, 0 outside.
-
-    at: int32 [n, 8], eight consecutive places a row.
-    """
-    if NATIVE and DTYPE == tl.bfloat16 and not MASKED:
-        # Two at a time: an instruction an element, where halves of words take one and a half.
-        even, _ = tl.split(tl.reshape(at >> 1, (at.shape[0], 4, 2)))
-        pointers = tensor[WHICH].to(tl.pointer_type(tl.uint32)) + (start >> 1) + even
-        pointers = tl.max_contiguous(tl.multiple_of(pointers, (1, 16)), (1, 4))
-        pair = tl.load(pointers + AHEAD // 2)
-        both = tl.join(pair << 16, pair & 0xFFFF0000).to(tl.float32, bitcast=True)
-        return tl.reshape(both, at.shape)
-    STORED: tl.constexpr = DTYPE if NATIVE or DTYPE == tl.float32 else tl.uint16
-    pointers = _reach(tensor[WHICH], start, at, AHEAD, STORED, MASKED)
-    if MASKED:
-        inside = _mask(tensor[3], start, at + AHEAD)
-        return widen(tl.load(pointers, mask=inside, other=0), DTYPE)
-    return widen(tl.load(pointers), DTYPE)
 
 
 @triton.jit
 def _finish(
     acc, tensor, scale, start, at, AHEAD: tl.constexpr, block, rounding_seed, DTYPE: tl.constexpr,
-    STOCHASTIC: tl.constexpr, HAS_PREV: tl.constexpr, HAS_V: tl.constexpr, MASKED: tl.constexpr,
+    STOCHASTIC: tl.constexpr, HAS_PREV: tl.constexpr, HAS_V: tl.constexpr, FORM: tl.constexpr,
+    MASKED: tl.constexpr,
 ):  # fmt: skip
     """Adds prev and v, rounds once, stores. acc fp32 and at int32 [n, 8]; block uint64 [n]."""
     if HAS_PREV:
-        acc += tl.load(scale + 1) * _read(tensor, 1, start, at, AHEAD, tl.float32, MASKED)
+        acc += tl.load(scale + 1) * _read_kept(tensor, 1, start, at, AHEAD, block, FORM, MASKED)
     if HAS_V:
-        acc += tl.load(scale + 2) * _read(tensor, 2, start, at, AHEAD, tl.float32, MASKED)
+        acc += tl.load(scale + 2) * _read_kept(tensor, 2, start, at, AHEAD, block, FORM, MASKED)
     random = 0
     if STOCHASTIC:
         random = rounding_bits(block, rounding_seed, tensor[4])
@@ -146,7 +84,7 @@ def _sign_places(tile, TILES: tl.constexpr):
 def _sign_chunk(
     tensor, scale, integers, seeds, tile, start, TILES: tl.constexpr, SINGLE: tl.constexpr,
     DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr, HAS_PREV: tl.constexpr, HAS_V: tl.constexpr,
-    MASKED: tl.constexpr,
+    FORM: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """One Philox call a lane and seed serves its sixteen rows of eight elements.
 
@@ -174,7 +112,7 @@ def _sign_chunk(
         for r in tl.static_range(ROWS):
             _finish(
                 acc[r], tensor, scale, start, at, (first + r) * 256, group + (first + r) * 32,
-                rounding_seed, DTYPE, STOCHASTIC, HAS_PREV, HAS_V, MASKED,
+                rounding_seed, DTYPE, STOCHASTIC, HAS_PREV, HAS_V, FORM, MASKED,
             )  # fmt: skip
 
 
@@ -182,7 +120,7 @@ def _sign_chunk(
 def _gaussian_chunk(
     tensor, scale, integers, seeds, normals, tile, start, TILES: tl.constexpr,
     GROUPS: tl.constexpr, DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr, HAS_PREV: tl.constexpr,
-    HAS_V: tl.constexpr, MASKED: tl.constexpr,
+    HAS_V: tl.constexpr, FORM: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """One Philox call and eight look-ups a seed give eight consecutive elements."""
     group = tl.arange(0, GROUPS)
@@ -199,7 +137,7 @@ def _gaussian_chunk(
             k += 1
         _finish(
             acc, tensor, scale, start, at, 0, block, rounding_seed, DTYPE, STOCHASTIC, HAS_PREV,
-            HAS_V, MASKED,
+            HAS_V, FORM, MASKED,
         )  # fmt: skip
         start += GROUPS * 8
         block += GROUPS
@@ -208,33 +146,35 @@ def _gaussian_chunk(
 
 @triton.jit(do_not_specialize=["count", "seeds"])
 def add_signs(
-    table, integers, floats, count, seeds, TILES: tl.constexpr, SINGLE: tl.constexpr,
+    table, scales, integers, floats, count, seeds, TILES: tl.constexpr, SINGLE: tl.constexpr,
     DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr, HAS_PREV: tl.constexpr, HAS_V: tl.constexpr,
+    FORM: tl.constexpr,
 ):  # fmt: skip
     """The pass with signs; a program a chunk. SINGLE: K is 1. Writes the tensors of `table`."""
-    t, tensor, tile, start, inside = _locate(table, count, tl.program_id(0), TILES)
+    t, tensor, tile, start, inside = _locate(table, scales, count, tl.program_id(0), TILES, FORM)
     scale = floats + t * (4 + seeds)
     live = tl.load(scale + 3) != 0.0
     if live & inside:
         _sign_chunk(tensor, scale, integers, seeds, tile, start, TILES, SINGLE, DTYPE, STOCHASTIC,
-                    HAS_PREV, HAS_V, False)  # fmt: skip
+                    HAS_PREV, HAS_V, FORM, False)  # fmt: skip
     elif live:
         _sign_chunk(tensor, scale, integers, seeds, tile, start, TILES, SINGLE, DTYPE, STOCHASTIC,
-                    HAS_PREV, HAS_V, True)  # fmt: skip
+                    HAS_PREV, HAS_V, FORM, True)  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["count", "seeds"])
 def add_gaussians(
-    table, integers, floats, normals, count, seeds, TILES: tl.constexpr, GROUPS: tl.constexpr,
-    DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr, HAS_PREV: tl.constexpr, HAS_V: tl.constexpr,
+    table, scales, integers, floats, normals, count, seeds, TILES: tl.constexpr,
+    GROUPS: tl.constexpr, DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr, HAS_PREV: tl.constexpr,
+    HAS_V: tl.constexpr, FORM: tl.constexpr,
 ):  # fmt: skip
     """The pass with Gaussians; a program a chunk. Writes the tensors of `table`."""
-    t, tensor, tile, start, inside = _locate(table, count, tl.program_id(0), TILES)
+    t, tensor, tile, start, inside = _locate(table, scales, count, tl.program_id(0), TILES, FORM)
     scale = floats + t * (4 + seeds)
     live = tl.load(scale + 3) != 0.0
     if live & inside:
         _gaussian_chunk(tensor, scale, integers, seeds, normals, tile, start, TILES, GROUPS, DTYPE,
-                        STOCHASTIC, HAS_PREV, HAS_V, False)  # fmt: skip
+                        STOCHASTIC, HAS_PREV, HAS_V, FORM, False)  # fmt: skip
     elif live:
         _gaussian_chunk(tensor, scale, integers, seeds, normals, tile, start, TILES, GROUPS, DTYPE,
-                        STOCHASTIC, HAS_PREV, HAS_V, True)  # fmt: skip
+                        STOCHASTIC, HAS_PREV, HAS_V, FORM, True)  # fmt: skip

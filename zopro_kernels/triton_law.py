@@ -114,7 +114,7 @@ def rounding_bits(block, seed, param):
 @triton.jit
 def widen(x, DTYPE: tl.constexpr):
     """What `stored` says of DTYPE (16 bits, or the type itself) to fp32; exact."""
-    if NATIVE or DTYPE == tl.float32:
+    if NATIVE or DTYPE == tl.float32 or DTYPE == tl.int8:
         return x.to(tl.float32)
     elif DTYPE == tl.bfloat16:
         return (x.to(tl.uint32) << 16).to(tl.float32, bitcast=True)

@@ -29,14 +29,16 @@ std::string status() {
 }
 
 // This runtime keeps its own current device, so every call names it.
-Arguments arguments(int device, uint64_t table, uint64_t integers, uint64_t floats, uint64_t sums,
-                    int64_t chunks, int32_t count, int32_t seeds, bool has_prev, bool has_v) {
+Arguments arguments(int device, uint64_t table, uint64_t scales, uint64_t integers, uint64_t floats,
+                    uint64_t sums, int64_t chunks, int32_t count, int32_t seeds, bool has_prev,
+                    bool has_v, int form) {
     check(cudaSetDevice(device), "cudaSetDevice");
     return Arguments{reinterpret_cast<const int64_t*>(table),
+                     reinterpret_cast<const int64_t*>(scales),
                      reinterpret_cast<const int64_t*>(integers),
                      reinterpret_cast<const float*>(floats),
                      reinterpret_cast<int64_t*>(sums),
-                     chunks, count, seeds, has_prev, has_v};
+                     chunks, count, seeds, has_prev, has_v, Dtype(form)};
 }
 
 }  // namespace
@@ -46,17 +48,19 @@ PYBIND11_MODULE(_cuda, m) {
     m.def("device_count", &device_count);
     m.def("status", &status);
     m.def("add_noise",
-          [](int device, uint64_t table, uint64_t integers, uint64_t floats, int64_t chunks,
-             int32_t count, int32_t seeds, int dtype, bool gaussian, bool stochastic, bool has_prev,
-             bool has_v, uint64_t stream) {
-              add_noise(arguments(device, table, integers, floats, 0, chunks, count, seeds,
-                                  has_prev, has_v),
+          [](int device, uint64_t table, uint64_t scales, uint64_t integers, uint64_t floats,
+             int64_t chunks, int32_t count, int32_t seeds, int dtype, bool gaussian,
+             bool stochastic, bool has_prev, bool has_v, int form, uint64_t stream) {
+              add_noise(arguments(device, table, scales, integers, floats, 0, chunks, count, seeds,
+                                  has_prev, has_v, form),
                         Dtype(dtype), gaussian, stochastic,
                         reinterpret_cast<cudaStream_t>(stream));
           });
-    m.def("noise_dots", [](int device, uint64_t table, uint64_t integers, uint64_t sums,
-                           int64_t chunks, int32_t count, bool gaussian, uint64_t stream) {
-        noise_dots(arguments(device, table, integers, 0, sums, chunks, count, 1, false, false),
+    m.def("noise_dots", [](int device, uint64_t table, uint64_t scales, uint64_t integers,
+                           uint64_t sums, int64_t chunks, int32_t count, bool gaussian, int form,
+                           uint64_t stream) {
+        noise_dots(arguments(device, table, scales, integers, 0, sums, chunks, count, 1, false,
+                             false, form),
                    gaussian, reinterpret_cast<cudaStream_t>(stream));
     });
 }

@@ -87,12 +87,15 @@ __device__ void edge_tile(const Arguments& args, const Tile<F>& tile, const Chun
         }
 #pragma unroll 1
         for (int which = 0; which < 2; ++which) {
-            const float* base = which ? tile.v : tile.prev;
+            const typename F::C* base = which ? tile.v : tile.prev;
             if (F::KIND != Kind::one && base) {
+                float scale = 0.0f;
+                if constexpr (sizeof(typename F::C) == 1)
+                    scale = (which ? tile.v_scales : tile.prev_scales)[row];
 #pragma unroll
                 for (int m = 0; m < 8; ++m) {
                     const int at = place<T>(tile.lane, m);
-                    x[m] = inside(at) ? base[row * ROW + at] : 0.0f;
+                    x[m] = inside(at) ? value(base[row * ROW + at], scale) : 0.0f;
                 }
                 add_scaled<8>(acc, which ? tile.s.v : tile.s.prev, x);
             }
@@ -134,14 +137,24 @@ void run(const Arguments& args, cudaStream_t stream) {
     launch<add_noise_kernel<F>>(args, F::THREADS, stream);
 }
 
+template <class T, bool GAUSSIAN, bool STOCHASTIC, class C>
+void run(const Arguments& args, cudaStream_t stream) {
+    if (args.seeds == 1 && args.has_prev && args.has_v)
+        run<Form<T, GAUSSIAN, STOCHASTIC, Kind::targeted, C>>(args, stream);
+    else
+        run<Form<T, GAUSSIAN, STOCHASTIC, Kind::many, C>>(args, stream);
+}
+
 template <class T, bool GAUSSIAN, bool STOCHASTIC>
 void run(const Arguments& args, cudaStream_t stream) {
     if (args.seeds == 1 && !args.has_prev && !args.has_v)
         run<Form<T, GAUSSIAN, STOCHASTIC, Kind::one>>(args, stream);
-    else if (args.seeds == 1 && args.has_prev && args.has_v)
-        run<Form<T, GAUSSIAN, STOCHASTIC, Kind::targeted>>(args, stream);
+    else if (args.form == Dtype::bf16)
+        run<T, GAUSSIAN, STOCHASTIC, bf16>(args, stream);
+    else if (args.form == Dtype::int8)
+        run<T, GAUSSIAN, STOCHASTIC, int8_t>(args, stream);
     else
-        run<Form<T, GAUSSIAN, STOCHASTIC, Kind::many>>(args, stream);
+        run<T, GAUSSIAN, STOCHASTIC, float>(args, stream);
 }
 
 template <class T>
@@ -160,6 +173,7 @@ void add_noise(const Arguments& args, Dtype dtype, bool gaussian, bool stochasti
         case Dtype::fp32: return run<float>(args, gaussian, stochastic, stream);
         case Dtype::bf16: return run<bf16>(args, gaussian, stochastic, stream);
         case Dtype::fp16: return run<fp16>(args, gaussian, stochastic, stream);
+        case Dtype::int8: return;  // no weights are
     }
 }
 

@@ -7,12 +7,13 @@
 
 namespace zopro::cuda {
 
-enum class Dtype : int { fp32 = 0, bf16 = 1, fp16 = 2 };
+enum class Dtype : int { fp32 = 0, bf16 = 1, fp16 = 2, int8 = 3 };
 
 // Arrays in device memory, so that a captured launch can be replayed with other values. Their
 // layout is written down in zopro_kernels/table.py; chunks are of one tile (4,096 elements).
 struct Arguments {
     const int64_t* table;     // [T, 8] descriptors
+    const int64_t* scales;    // [T, 2] addresses of scales of prev (or the vector) and v; int8 alone
     const int64_t* integers;  // [1 + 2 K] rounding seed, seeds, streams
     const float* floats;      // [T, 4 + K] decay, prev_coeff, v_coeff, live (0: nothing of the
                               // tensor is written), coeffs; add_noise alone
@@ -21,12 +22,13 @@ struct Arguments {
     int32_t count;            // T
     int32_t seeds;            // K; noise_dots: 1
     bool has_prev, has_v;
+    Dtype form;  // of prev and v, or of the vectors: fp32, bf16 or int8
 };
 
 // Performs the pass on the tensors of the table, in place. Throws std::runtime_error.
 void add_noise(const Arguments& args, Dtype dtype, bool gaussian, bool stochastic,
                cudaStream_t stream);
-// v.n, and for gaussian n.n (of signs it is the number of elements), of fp32 vectors.
+// v.n, and for gaussian n.n (of signs it is the number of elements), of vectors.
 void noise_dots(const Arguments& args, bool gaussian, cudaStream_t stream);
 
 }  // namespace zopro::cuda

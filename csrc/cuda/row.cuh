@@ -95,17 +95,6 @@ __device__ __forceinline__ void store_row(T* row, int lane, const Row<T>& in) {
     for (int j = 0; j < int(sizeof(T) / 2); ++j)
         *reinterpret_cast<Quad*>(row + place<T>(lane, 4 * j)) = in.q[j];
 }
-// prev or v, fp32 always, at the places of T's values.
-template <class T>
-__device__ __forceinline__ Row<float> load_companion(const float* row, int lane) {
-    Row<float> out;
-    __builtin_assume(__isGlobal(row));
-#pragma unroll
-    for (int j = 0; j < 2; ++j)
-        out.q[j] = *reinterpret_cast<const Quad*>(row + place<T>(lane, 4 * j));
-    return out;
-}
-
 template <class T>
 __device__ __forceinline__ float value(const Row<T>& row, int m) {
     const uint32_t word = row.q[WIDE<T> ? m >> 2 : 0].w[WIDE<T> ? m & 3 : m >> 1];

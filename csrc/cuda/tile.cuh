@@ -11,9 +11,10 @@ namespace zopro::cuda {
 // one: K = 1 and nothing else, the usual pass; targeted: K = 1, prev and v; many: all the rest.
 enum class Kind { one, targeted, many };
 
-template <class Element, bool GAUSSIAN_, bool STOCHASTIC_, Kind KIND_>
+template <class Element, bool GAUSSIAN_, bool STOCHASTIC_, Kind KIND_, class Companion = float>
 struct Form {
     using T = Element;
+    using C = Companion;  // what prev and v are kept as: float, bf16 or int8_t
     static constexpr bool GAUSSIAN = GAUSSIAN_, STOCHASTIC = STOCHASTIC_;
     static constexpr Kind KIND = KIND_;
     // Rows whose loads are in flight together, at 16 bytes a lane and array at least. With many
@@ -34,7 +35,8 @@ struct Scalars {
 template <class F>
 struct Tile {
     typename F::T* theta;  // of the tile's first element, as prev and v
-    const float *prev, *v;
+    const typename F::C *prev, *v;
+    const float *prev_scales, *v_scales;  // of its rows; int8 alone
     Scalars s;
     uint64_t number;
     Stream first, rounding;
@@ -46,8 +48,10 @@ __device__ __forceinline__ Tile<F> tile_of(const Arguments& args, const Chunk& c
     const float* s = args.floats + int64_t(chunk.t) * (4 + args.seeds);
     Tile<F> tile;
     tile.theta = chunk.address<typename F::T>(0);
-    tile.prev = args.has_prev ? chunk.address<const float>(1) : nullptr;
-    tile.v = args.has_v ? chunk.address<const float>(2) : nullptr;
+    tile.prev = args.has_prev ? chunk.address<const typename F::C>(1) : nullptr;
+    tile.v = args.has_v ? chunk.address<const typename F::C>(2) : nullptr;
+    tile.prev_scales = args.has_prev ? scales_of<typename F::C>(args, chunk, 0) : nullptr;
+    tile.v_scales = args.has_v ? scales_of<typename F::C>(args, chunk, 1) : nullptr;
     tile.s = Scalars{s[0], s[1], s[2], s[3], s + 4};
     tile.number = chunk.tile;
     tile.first = Stream{0, chunk.param(), 0};
@@ -86,15 +90,20 @@ __device__ __forceinline__ void next_signs(Words& words, int row) {
 
 // Adds c * x for some rows of a companion; all of them are loaded first.
 template <class F>
-__device__ __forceinline__ void add_companion(float (*acc)[8], float c, const float* x, int lane) {
-    Row<float> rows[F::STEP];
+__device__ __forceinline__ void add_companion(float (*acc)[8], float c, const typename F::C* x,
+                                              const float* scales, int lane) {
+    Kept<typename F::C> rows[F::STEP];
+    float scale[F::STEP] = {};
 #pragma unroll
-    for (int r = 0; r < F::STEP; ++r) rows[r] = load_companion<typename F::T>(x + r * ROW, lane);
+    for (int r = 0; r < F::STEP; ++r) {
+        rows[r] = load_kept<typename F::T>(x + r * ROW, lane);
+        if constexpr (sizeof(typename F::C) == 1) scale[r] = scales[r];
+    }
 #pragma unroll
     for (int r = 0; r < F::STEP; ++r) {
         float values[8];
 #pragma unroll
-        for (int m = 0; m < 8; ++m) values[m] = value(rows[r], m);
+        for (int m = 0; m < 8; ++m) values[m] = value(rows[r], m, scale[r]);
         add_scaled<8>(acc[r], c, values);
     }
 }
@@ -130,9 +139,11 @@ __device__ __forceinline__ void add_targets(const Tile<F>& tile, int row, float 
 #pragma unroll
     for (int r = 0; r < F::BATCH; r += F::STEP) {
         if (BOTH || tile.prev)
-            add_companion<F>(acc + r, tile.s.prev, tile.prev + (row + r) * ROW, tile.lane);
+            add_companion<F>(acc + r, tile.s.prev, tile.prev + (row + r) * ROW,
+                             tile.prev_scales + row + r, tile.lane);
         if (BOTH || tile.v)
-            add_companion<F>(acc + r, tile.s.v, tile.v + (row + r) * ROW, tile.lane);
+            add_companion<F>(acc + r, tile.s.v, tile.v + (row + r) * ROW,
+                             tile.v_scales + row + r, tile.lane);
     }
 }
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels.h"
-#include "row.cuh"
+#include "kept.cuh"
 
 namespace zopro::cuda {
 
@@ -26,6 +26,17 @@ struct Chunk {  // one tile of one tensor
         return pointer;
     }
 };
+
+// Where the scale of a tile's first row is, and the following ones; null for what has none.
+template <class C>
+__device__ __forceinline__ const float* scales_of(const Arguments& args, const Chunk& chunk,
+                                                  int which) {
+    if constexpr (sizeof(C) > 1) return nullptr;
+    const float* scales = reinterpret_cast<const float*>(args.scales[2 * chunk.t + which]);
+    scales += int64_t(chunk.tile) * ROWS - (chunk.row[4] >> 8);
+    __builtin_assume(__isGlobal(scales));
+    return scales;
+}
 
 // `from`: a tensor that begins at or before the chunk; a warp's chunks ascend.
 __device__ __forceinline__ Chunk locate(const Arguments& args, int64_t chunk, int from) {

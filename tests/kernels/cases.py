@@ -5,6 +5,7 @@ from torch import Tensor
 
 from zopro_kernels import passes
 from zopro_kernels.passes import joined
+from zopro_kernels.stored import quantise
 
 SIZES = (1, 3, 1023, 4096, 100003)
 OFFSETS = (5, 2**33 + 1, 8, 0, 2**40 + 16)  # odd, past 2^32, and multiples of 8
@@ -46,6 +47,13 @@ def weights(dtype: torch.dtype, device: str, sizes: tuple[int, ...] = SIZES) -> 
     return out
 
 
+KEPT = {  # forms of prev and v: name -> (fp32 tensor, offset) to what is kept
+    "fp32": lambda x, offset: x,
+    "bf16": lambda x, offset: x.to(torch.bfloat16),
+    "int8": quantise,
+}
+
+
 def make_pass(
     dtype: torch.dtype,
     device: str,
@@ -55,12 +63,16 @@ def make_pass(
     stochastic: bool = False,
     prev: bool = False,
     v: bool = False,
+    form: str = "fp32",
 ) -> passes.Pass:
     """A pass over SIZES at OFFSETS; the same arguments give the same pass on any device."""
     generator = torch.Generator().manual_seed(1)
 
     def companion() -> list[Tensor]:
-        return [torch.randn(size, generator=generator).to(device) for size in SIZES]
+        return [
+            KEPT[form](torch.randn(size, generator=generator), offset).to(device)
+            for size, offset in zip(SIZES, OFFSETS)
+        ]
 
     count = len(SIZES)
     return Pass(
@@ -81,9 +93,12 @@ def make_pass(
     )
 
 
-def make_dots(device: str, distribution: str) -> passes.Dots:
+def make_dots(device: str, distribution: str, form: str = "fp32") -> passes.Dots:
     generator = torch.Generator().manual_seed(2)
-    vectors = [torch.randn(size, generator=generator).to(device) for size in SIZES]
+    vectors = [
+        KEPT[form](torch.randn(size, generator=generator), offset).to(device)
+        for size, offset in zip(SIZES, OFFSETS)
+    ]
     return Dots(vectors, list(PARAMS), list(OFFSETS), distribution, SEEDS[0], STREAMS[1])
 
 

@@ -35,6 +35,21 @@ def test_pass(distribution, dtype, stochastic, seeds, targets):
     compare(make)
 
 
+@pytest.mark.parametrize("form", ("bf16", "int8"))
+@pytest.mark.parametrize("targets", ("prev", "v", "prev and v"))
+@pytest.mark.parametrize("seeds", (0, 1, 3))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("distribution", ("rademacher", "gaussian"))
+def test_kept_smaller(distribution, dtype, seeds, targets, form):
+    def make(device):
+        return make_pass(
+            dtype, device, distribution, seeds, prev="prev" in targets, v="v" in targets.split(),
+            form=form,
+        )  # fmt: skip
+
+    compare(make)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("distribution", ("rademacher", "gaussian"))
 def test_misaligned_views(distribution, dtype):

@@ -21,6 +21,7 @@ from zopro_kernels.table import describe, scalars
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent / "cuda_host"
+FORMS = (*DTYPES, torch.int8)  # as csrc/cuda/kernels.h numbers them
 LARGE = 2**24 + 37  # elements: warps walk over a thousand tiles each, the last one is cut
 # Held to the reference's bits by test_cpu.py, and a hundred times quicker.
 QUICK = cpu if cpu.status() == "available" else reference
@@ -52,10 +53,11 @@ def run(library, p: Pass) -> None:
     table = describe(p, CHUNK_TILES)
     integers, floats = scalars(p)
     library.host_add_noise(
-        address(table.rows), address(integers), address(floats), ctypes.c_int64(table.chunks),
-        len(p.tensors), len(p.seeds), DTYPES.index(p.tensors[0].dtype),
-        ctypes.c_bool(p.distribution == "gaussian"), ctypes.c_bool(p.stochastic),
-        ctypes.c_bool(p.prev is not None), ctypes.c_bool(p.v is not None),
+        address(table.rows), ctypes.c_void_p(table.scales_address), address(integers),
+        address(floats), ctypes.c_int64(table.chunks), len(p.tensors), len(p.seeds),
+        DTYPES.index(p.tensors[0].dtype), ctypes.c_bool(p.distribution == "gaussian"),
+        ctypes.c_bool(p.stochastic), ctypes.c_bool(p.prev is not None),
+        ctypes.c_bool(p.v is not None), FORMS.index(p.form),
     )  # fmt: skip
 
 
@@ -63,8 +65,9 @@ def dots(library, d: Dots) -> torch.Tensor:
     table, (integers, _) = describe(d, CHUNK_TILES), scalars(d)
     sums = torch.zeros(len(d.vectors), 2, dtype=torch.int64)
     library.host_noise_dots(
-        address(table.rows), address(integers), address(sums), ctypes.c_int64(table.chunks),
-        len(d.vectors), ctypes.c_bool(d.distribution == "gaussian"),
+        address(table.rows), ctypes.c_void_p(table.scales_address), address(integers),
+        address(sums), ctypes.c_int64(table.chunks), len(d.vectors),
+        ctypes.c_bool(d.distribution == "gaussian"), FORMS.index(d.form),
     )  # fmt: skip
     if d.distribution == "rademacher":  # n.n of signs counts the elements
         sums[:, 1] = torch.tensor([v.numel() for v in d.vectors]) * int(DOT_NN_SCALE)
@@ -88,6 +91,21 @@ def test_pass(library, distribution, dtype, seeds, targets):
         return make_pass(
             dtype, "cpu", distribution, seeds, prev="prev" in targets, v="v" in targets.split()
         )
+
+    compare(library, make)
+
+
+@pytest.mark.parametrize("form", ("bf16", "int8"))
+@pytest.mark.parametrize("targets", ("prev", "v", "prev and v"))
+@pytest.mark.parametrize("seeds", (0, 1, 3))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("distribution", ("rademacher", "gaussian"))
+def test_kept_smaller(library, distribution, dtype, seeds, targets, form):
+    def make():
+        return make_pass(
+            dtype, "cpu", distribution, seeds, stochastic=True, prev="prev" in targets,
+            v="v" in targets.split(), form=form,
+        )  # fmt: skip
 
     compare(library, make)
 
@@ -149,9 +167,10 @@ def test_misaligned_views(library, distribution, dtype):
     compare(library, make)
 
 
+@pytest.mark.parametrize("form", ("fp32", "bf16", "int8"))
 @pytest.mark.parametrize("distribution", ("rademacher", "gaussian"))
-def test_noise_dots(library, distribution):
-    d = make_dots("cpu", distribution)
+def test_noise_dots(library, distribution, form):
+    d = make_dots("cpu", distribution, form)
     assert_same_bits(dots(library, d), reference.noise_dots(d), "v.n and n.n")
 
 

@@ -6,17 +6,14 @@ The backends are held to the reference's bits by tests of their own.
 import pytest
 import torch
 from kernels.bits import assert_same_bits
+from kernels.cases import KEPT
 
 import zopro_kernels as zk
 from zopro_kernels.dispatch import backends
 
 ON_CPU = [name for name in ("reference", "cpu") if backends()[name] == "available"]
 both = pytest.mark.parametrize("backend", ON_CPU)
-FORMS = {
-    "bf16": lambda x, offset: x.to(torch.bfloat16),
-    "int8": zk.quantise,
-}
-forms = pytest.mark.parametrize("form", FORMS)
+forms = pytest.mark.parametrize("form", ("bf16", "int8"))
 
 
 @pytest.mark.parametrize("offset", (0, 5, 2**33 + 255))
@@ -93,9 +90,8 @@ def test_refusals(make, error, message):
     ),
 )
 def test_passes_refuse_mixed_forms_and_other_offsets(changed, error, message):
-    kept = {"fp32": lambda x, _: x, **FORMS}
     changed = {
-        name: [kept[form](torch.ones(300), 0) if isinstance(form, str) else form for form in given]
+        name: [KEPT[form](torch.ones(300), 0) if isinstance(form, str) else form for form in given]
         for name, given in changed.items()
     }
     count = len(changed["prev"])
@@ -130,7 +126,7 @@ def test_a_pass_counts_the_elements_as_fp32(backend, form, which, seeds, dtype):
     theta[0] = torch.randn(90, 70).to(dtype).t()
     theta[3] = torch.randn(300, 5000).to(dtype)[:, :4200]  # rows long enough to go as they are
     names = [n for n in ("prev", "v") if n in which.split(" and ")]
-    kept = [FORMS[form](x, o) for x, o in zip(given, offsets)]
+    kept = [KEPT[form](x, o) for x, o in zip(given, offsets)]
     arguments = dict(offsets=offsets, rounding="stochastic", backend=backend, prev_coeffs=0.5,
                      v_coeffs=-0.25, decay=0.99)  # fmt: skip
     results = []
@@ -152,7 +148,7 @@ def test_a_pass_counts_the_elements_as_fp32(backend, form, which, seeds, dtype):
 def test_dots_are_those_of_the_elements(backend, form, distribution):
     torch.manual_seed(2)
     offsets = [3, 2**40, 0]
-    kept = [FORMS[form](torch.randn(n) / n**0.5, o) for n, o in zip((5000, 4096, 1), offsets)]
+    kept = [KEPT[form](torch.randn(n) / n**0.5, o) for n, o in zip((5000, 4096, 1), offsets)]
     arguments = dict(offsets=offsets, distribution=distribution, backend=backend)
     oracle = zk.noise_dots([x.float() for x in kept], 5, **arguments)
     assert_same_bits(zk.noise_dots(kept, 5, **arguments), oracle, "v.n and n.n")
@@ -168,7 +164,7 @@ def test_a_set_of_kept_tensors(backend, form):
     x = torch.randn(600)
     theta = torch.zeros(600)
     for factor in (1.0, 2.0):
-        kept = FORMS[form](factor * x, 0)
+        kept = KEPT[form](factor * x, 0)
         prepared = zk.TensorSet([theta], prev=[kept])
         theta.zero_()
         zk.add_noise_(prepared, [], [], prev_coeffs=1.0, backend=backend)

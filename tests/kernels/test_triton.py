@@ -40,6 +40,12 @@ def test_targeted(distribution, prev, v):
     compare(lambda d: make_pass(torch.float32, d, distribution, 1, prev=prev, v=v))
 
 
+@pytest.mark.parametrize("form", ("bf16", "int8"))
+@pytest.mark.parametrize("distribution", ("rademacher", "gaussian"))
+def test_kept_smaller(distribution, form):
+    compare(lambda d: make_pass(torch.bfloat16, d, distribution, 1, prev=True, v=True, form=form))
+
+
 @pytest.mark.parametrize("seeds", (2,))
 def test_everything_at_once(seeds):
     def make(device):
@@ -63,10 +69,11 @@ def test_misaligned_views(dtype):
     compare(make)
 
 
+@pytest.mark.parametrize("form", ("fp32", "bf16", "int8"))
 @pytest.mark.parametrize("distribution", ("rademacher", "gaussian"))
-def test_noise_dots(distribution):
-    ours = triton_backend.noise_dots(make_dots(DEVICE, distribution))
-    oracle = reference.noise_dots(make_dots("cpu", distribution))
+def test_noise_dots(distribution, form):
+    ours = triton_backend.noise_dots(make_dots(DEVICE, distribution, form))
+    oracle = reference.noise_dots(make_dots("cpu", distribution, form))
     assert_same_bits(ours, oracle, "v.n and n.n")
 
 

@@ -81,15 +81,18 @@ cudaError_t cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** p
     return cudaSuccess;
 }
 
-extern "C" void host_add_noise(const int64_t* table, const int64_t* integers, const float* floats,
-                               int64_t chunks, int count, int seeds, int dtype, bool gaussian,
-                               bool stochastic, bool has_prev, bool has_v) {
-    zopro::cuda::add_noise({table, integers, floats, nullptr, chunks, count, seeds, has_prev, has_v},
+extern "C" void host_add_noise(const int64_t* table, const int64_t* scales, const int64_t* integers,
+                               const float* floats, int64_t chunks, int count, int seeds, int dtype,
+                               bool gaussian, bool stochastic, bool has_prev, bool has_v,
+                               int form) {
+    zopro::cuda::add_noise({table, scales, integers, floats, nullptr, chunks, count, seeds, has_prev,
+                            has_v, zopro::cuda::Dtype(form)},
                            zopro::cuda::Dtype(dtype), gaussian, stochastic, nullptr);
 }
 
-extern "C" void host_noise_dots(const int64_t* table, const int64_t* integers, int64_t* sums,
-                                int64_t chunks, int count, bool gaussian) {
-    zopro::cuda::noise_dots({table, integers, nullptr, sums, chunks, count, 1, false, false},
+extern "C" void host_noise_dots(const int64_t* table, const int64_t* scales, const int64_t* integers,
+                                int64_t* sums, int64_t chunks, int count, bool gaussian, int form) {
+    zopro::cuda::noise_dots({table, scales, integers, nullptr, sums, chunks, count, 1, false, false,
+                             zopro::cuda::Dtype(form)},
                             gaussian, nullptr);
 }
