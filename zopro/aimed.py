@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from . import schedules, targets
+from . import checks, schedules, targets
 from .stateful import Stateful
 
 
@@ -20,16 +20,20 @@ class Aimed(Stateful):
         schedule: str | schedules.Schedule = "linear",
         steps: int | None = None,
         half_life: float = 0.1,
+        storage: str = "fp32",
     ) -> None:
         """Aims the directions of the next steps: see zopro.targets for the formulas.
 
         policy_update: the policy's previous update, a tensor for each trainable parameter, of its
             shape, in parameter order or by name (then build ZOPrO from named_parameters()).
         reward_update: the reward model's, likewise; where it is None, absent or 0, z is not made
-            orthogonal to it. Both are copied, as fp32 on the parameters' devices.
+            orthogonal to it. Both are copied, to the parameters' devices.
         schedule: of the previous update's weight d over `steps` steps from now: "linear",
             "cosine", "exponential" (halved every `half_life` * steps), "constant", or a callable
             (step, steps) -> d with d at most 1; below 0 counts as 0.
+        storage: of the copies: "fp32", "bf16" or "int8" (with an fp32 scale for each 256 elements):
+            4, 2 or 1.02 bytes an element of each, in memory and in every pass; directions are near
+            those of fp32 (docs/kernels.md) and exactly orthogonal to the v that is stored.
         Raises ValueError or TypeError for wrong counts, shapes, names, an unknown schedule, numbers
         that are not finite, or a group whose policy_update is 0; nothing is changed then.
         """
@@ -39,6 +43,7 @@ class Aimed(Stateful):
                 "schedule is a callable, which runs on the host: with capturable=True give one of "
                 f"{', '.join(map(repr, schedules.NAMES))}, which the device follows"
             )
+        checks.choice("storage", storage, targets.STORAGES)
         function = schedules.resolve(schedule, steps, half_life)
         schedules.weight(function, 0, steps)
         members = self._members()
@@ -49,7 +54,9 @@ class Aimed(Stateful):
         reward = [None] * len(params)
         if reward_update is not None:
             reward = targets.aligned("reward_update", reward_update, params, named, partial=True)
-        built = targets.build(params, policy, reward, schedule, steps, half_life, self.step_count)
+        built = targets.build(
+            params, policy, reward, schedule, steps, half_life, self.step_count, storage
+        )
         targets.check_groups(built, params, [g for _, _, g in members])
         self._weights.home()
         self._targets, self._plan = built, None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import zopro_kernels as zk
 
-from .targets import Targets, length
+from .targets import Stored, Targets, norms
 
 KEY = "zopro"
 FIELDS = (
@@ -35,8 +35,9 @@ def pack_targets(targets: Targets | None, position: dict[Tensor, int]) -> dict[s
     named = isinstance(targets.schedule, str)
     return {
         "params": [position[p] for p in targets.prev],
-        "prev": list(targets.prev.values()),
-        "v": list(targets.v.values()),
+        "prev": [_plain(x) for x in targets.prev.values()],
+        "v": [_plain(x) for x in targets.v.values()],
+        "storage": targets.storage,
         "schedule": targets.schedule if named else None,  # a function has no place in a file
         "steps": targets.steps,
         "half_life": targets.half_life,
@@ -59,19 +60,29 @@ def unpack_targets(
             )
         schedule = current.schedule
     params = [flat[i] for i in saved["params"]]
-    for p, prev in zip(params, saved["prev"]):
-        if prev.shape != p.shape:
+    prev, v = (
+        {p: _loaded(x, p.device) for p, x in zip(params, saved[name])} for name in ("prev", "v")
+    )
+    for p, update in prev.items():
+        if update.shape != p.shape:
             raise ValueError(
-                f"the state_dict's targets have a tensor of shape {tuple(prev.shape)} where the "
+                f"the state_dict's targets have a tensor of shape {tuple(update.shape)} where the "
                 f"parameter has {tuple(p.shape)}: it belongs to another model"
             )
-    prev = {p: t.to(p.device, torch.float32, copy=True) for p, t in zip(params, saved["prev"])}
-    v = {
-        p: None if t is None else t.to(p.device, torch.float32, copy=True)
-        for p, t in zip(params, saved["v"])
-    }
-    norm = {p: length(t) for p, t in prev.items()}
-    return Targets(prev, v, norm, schedule, saved["steps"], saved["half_life"], saved["start"])
+    timing = saved["steps"], saved["half_life"], saved["start"]
+    return Targets(prev, v, *norms(prev, v), schedule, *timing, saved.get("storage", "fp32"))
+
+
+def _plain(x: Stored | None) -> Tensor | dict[str, Tensor] | None:
+    """Types that any reader of a checkpoint knows."""
+    return {"values": x.values, "scales": x.scales} if isinstance(x, zk.Int8Blocks) else x
+
+
+def _loaded(x: Tensor | dict[str, Tensor] | None, device: torch.device) -> Stored | None:
+    """A copy of what `_plain` made, on `device`."""
+    if isinstance(x, dict):
+        return zk.Int8Blocks(*(x[k].to(device, copy=True) for k in ("values", "scales")))
+    return None if x is None else x.to(device, copy=True)
 
 
 def check(state_dict: dict[str, Any], flat: list[Tensor]) -> dict[str, Any]:

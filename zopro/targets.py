@@ -8,8 +8,10 @@ the policy's previous update, u the reward model's, v = u / ||u||:
     z = d prev + sqrt(1 - d^2) p
 
 All of it is linear in n, prev and v, so a direction is three numbers a tensor, from v.n and n.n.
-z is then scaled by sqrt(numel) / ||prev|| over its parameter group, to root mean square 1 in
-expectation over n: eps and lr mean the same as for plain directions.
+||prev||, v.n and ||v|| are those of the tensors as they are stored (fp32, bf16 or 8 bits with block
+scales), so that p is orthogonal to what a pass adds. z is then scaled by sqrt(numel) / ||prev||
+over its parameter group, to root mean square 1 in expectation over n: eps and lr mean the same as
+for plain directions.
 """
 
 from __future__ import annotations
@@ -32,18 +34,23 @@ from .directions import Direction, Plan
 # a tensor of one element: p counts as 0 there.
 PARALLEL = 1e-6
 
+STORAGES = ("fp32", "bf16", "int8")
+Stored = Tensor | zk.Int8Blocks
+
 
 @dataclass(eq=False)
 class Targets:
-    """prev and v of each trainable parameter (fp32, on its device), and the weight's schedule."""
+    """prev and v of each trainable parameter, as stored, on its device; the weight's schedule."""
 
-    prev: dict[Tensor, Tensor]
-    v: dict[Tensor, Tensor | None]
+    prev: dict[Tensor, Stored]
+    v: dict[Tensor, Stored | None]
     norm: dict[Tensor, float]  # ||prev||
+    v_norm: dict[Tensor, float]  # ||v||: 1 in fp32, near 1 in other forms, 0 where there is none
     schedule: str | schedules.Schedule
     steps: int | None
     half_life: float
     start: int  # the optimizer's step at which d = schedule(0, steps)
+    storage: str = "fp32"
     used: float | Tensor = 0.0  # d of the last directions aimed
 
     def weight(self, step: int | Tensor) -> float | Tensor:
@@ -110,25 +117,42 @@ def build(
     steps: int | None,
     half_life: float,
     start: int,
+    storage: str,
 ) -> Targets:
-    """Copies `policy` and normalises `reward`, both in fp32 on the parameters' devices."""
-    prev = {p: _private(update, p) for p, update in zip(params, policy)}
-    v: dict[Tensor, Tensor | None] = {}
+    """Copies `policy` and normalises `reward`, both to `storage` on the parameters' devices."""
+    prev = {p: _stored(_private(update, p), storage) for p, update in zip(params, policy)}
+    v: dict[Tensor, Stored | None] = {}
     for p, u in zip(params, reward):
         v[p] = None if u is None else _private(u, p)
         norm_u = 0.0 if u is None else length(v[p])
-        v[p] = v[p].div_(norm_u) if norm_u > 0.0 else None
-    norm = {p: length(update) for p, update in prev.items()}
-    return Targets(prev, v, norm, schedule, steps, half_life, start)
+        v[p] = _stored(v[p].div_(norm_u), storage) if norm_u > 0.0 else None
+    return Targets(prev, v, *norms(prev, v), schedule, steps, half_life, start, storage)
+
+
+def norms(
+    prev: dict[Tensor, Stored], v: dict[Tensor, Stored | None]
+) -> tuple[dict[Tensor, float], dict[Tensor, float]]:
+    """||prev|| and ||v|| as stored; of a v in fp32 1, as it was made."""
+    of_v = {p: 0.0 if u is None else 1.0 for p, u in v.items()}
+    for p, u in v.items():
+        if u is not None and u.dtype != torch.float32:
+            of_v[p] = length(u)
+    return {p: length(update) for p, update in prev.items()}, of_v
+
+
+def _stored(x: Tensor, storage: str) -> Stored:
+    if storage == "int8":
+        return zk.quantise(x)
+    return x.to(torch.bfloat16) if storage == "bf16" else x
 
 
 def _private(update: Tensor, p: Tensor) -> Tensor:
     return update.detach().to(p.device, torch.float32, copy=True).contiguous()
 
 
-def length(x: Tensor) -> float:
+def length(x: Stored) -> float:
     """Euclidean norm, summed in fp64."""
-    return torch.linalg.vector_norm(x, dtype=torch.float64).item()
+    return torch.linalg.vector_norm(x.float(), dtype=torch.float64).item()
 
 
 def check_groups(targets: Targets, params: list[Tensor], group_of: list[int]) -> None:
@@ -156,21 +180,23 @@ def aim(plan: Plan, targets: Targets, step: int | Tensor) -> None:
     def make() -> Tensor:
         lengths = [targets.norm[p] for p in plan.tensors]
         numels = [float(p.numel()) for p in plan.tensors]
-        has_v = [float(u is not None) for u in v]
-        table = torch.tensor([lengths, lengths, numels, has_v], dtype=torch.float64)
+        v_norms = [targets.v_norm[p] for p in plan.tensors]
+        table = torch.tensor([lengths, lengths, numels, v_norms], dtype=torch.float64)
         table[1] = _rms_scale(plan.group_of, table[0], table[2])
         return moved(table, plan.device)
 
     table = plan.prepared.of("aim", [*prev, None, *v, None, *plan.tensors], make)
-    norm, scale = table[0], table[1]
+    norm, scale, _, v_norm = table
+    unit = torch.where(v_norm > 0, v_norm, 1.0)
     for direction in plan.directions:
         vn, nn = _dots(plan, direction, prev, v, table)
+        vn = vn / unit
         square = nn - vn * vn
         has_p = square > PARALLEL * nn
         c = across * norm / (square.clamp(min=0.0).sqrt() + 1e-8)
         noise = torch.where(has_p, c * scale, 0.0)
         # A number that is not finite would stop a pass half way through a step: z is 0 instead.
-        across_v = noise * vn
+        across_v = noise * vn / unit
         direction.sound = sound = (noise + across_v).isfinite().all()
         direction.noise = torch.where(sound, noise, 0.0)
         direction.prev = torch.where(sound, d * scale, 0.0)
@@ -194,12 +220,12 @@ def _rms_scale(group_of: list[int], norm: Tensor, numel: Tensor) -> Tensor:
 def _dots(
     plan: Plan,
     direction: Direction,
-    prev: list[Tensor],
-    v: list[Tensor | None],
+    prev: list[Stored],
+    v: list[Stored | None],
     table: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """v.n (0 without v) and n.n of each tensor, fp64 [T]; table: as `aim` makes it, [4, T]."""
-    norm, _, numel, has_v = table
+    norm, _, numel, v_norm = table
     # n.n of signs is numel: only tensors with a v need the reduction.
     rows = [t for t, u in enumerate(v) if u is not None or plan.distribution != "rademacher"]
     if not rows:
@@ -213,9 +239,9 @@ def _dots(
         direction.seed,
         stream=plan.stream(direction),
         distribution=plan.distribution,
-        norms=torch.where(has_v > 0, 1.0, norm)[index],
+        norms=torch.where(v_norm > 0, v_norm, norm)[index],
         backend=plan.backend,
     )
     vn, nn = moved(dots, plan.device).unbind(1)
-    vn = torch.where(has_v[index] > 0, vn, 0.0)
+    vn = torch.where(v_norm[index] > 0, vn, 0.0)
     return torch.zeros_like(numel).index_copy(0, index, vn), numel.index_copy(0, index, nn)

@@ -37,7 +37,7 @@ def through_a_file(state):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("restore", ["exact", "inplace"])
-@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("targeted", [None, "fp32", "bf16", "int8"])
 @pytest.mark.parametrize("pending", [False, True])
 def test_a_resumed_run_has_the_same_bits(dtype, restore, targeted, pending):
     params, opt = build(dtype, seed=5, restore=restore)
@@ -45,7 +45,9 @@ def test_a_resumed_run_has_the_same_bits(dtype, restore, targeted, pending):
     opt.step(loss)  # the schedule counts from set_targets, not from the first step
     if targeted:
         u = [None, torch.randn(5), torch.zeros(1)]
-        opt.set_targets([torch.randn(s) for s in SHAPES], u, schedule="cosine", steps=9)
+        opt.set_targets(
+            [torch.randn(s) for s in SHAPES], u, schedule="cosine", steps=9, storage=targeted
+        )
     for _ in range(2):
         opt.step(loss)
     opt.step(lambda: float("nan"))

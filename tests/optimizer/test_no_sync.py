@@ -99,7 +99,8 @@ def aim(opt, params, *, reward=True):
     if reward:  # not all: the rest takes no part in the reduction
         v[params[0]] = torch.full_like(params[0], params[0].numel() ** -0.5, dtype=torch.float32)
     norm = {p: float(p.numel()) ** 0.5 for p in params}
-    opt._targets = Targets(prev, v, norm, "constant", None, 0.1, 0)
+    v_norm = {p: float(v[p] is not None) for p in params}
+    opt._targets = Targets(prev, v, norm, v_norm, "constant", None, 0.1, 0)
 
 
 def loss_of(params):

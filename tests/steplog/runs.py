@@ -11,7 +11,8 @@ SHAPES = ((5, 3), (7,), (2, 2, 2))
 
 
 class Run:
-    """`steps` steps that leave out nothing the log has to tell; `weights[n]`: after n steps."""
+    """`steps` steps that leave out nothing the log has to tell; `weights[n]`: after n steps.
+    targeted: whether, or the form to store the targets in."""
 
     def __init__(self, folder, dtype=torch.float32, targeted=False, steps=200, name="steps.zolog",
                  **options):  # fmt: skip
@@ -28,7 +29,8 @@ class Run:
             generator = torch.Generator().manual_seed(3)
             update = [torch.randn(p.shape, generator=generator) for p in self.params]
             reward = [update[0].flip(0), None, update[2].flip(0)]
-            self.opt.set_targets(update, reward, steps=steps)
+            storage = "fp32" if targeted is True else targeted
+            self.opt.set_targets(update, reward, steps=steps, storage=storage)
 
     def train(self):
         with StepLog(self.path, self.opt):

@@ -44,6 +44,13 @@ def test_every_step_comes_back(tmp_path, dtype, restore, estimator, directions, 
         assert same_bits(weights, run.weights.get(step, run.base)), step
 
 
+@pytest.mark.parametrize("storage", ("bf16", "int8"))
+def test_targets_in_other_forms_come_back(tmp_path, storage):
+    run = Run(tmp_path, torch.bfloat16, storage, backend=NATIVE).train()
+    weights = copies(run.base)
+    assert replay(read_log(run.path), weights) == digest(run.params)
+
+
 @pytest.mark.parametrize("directions,targeted", [(1, True), (4, False)])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_lookahead_run_comes_back(tmp_path, dtype, directions, targeted):

@@ -6,9 +6,12 @@ import hashlib
 import os
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from ..targets import Targets
+import zopro_kernels as zk
+
+from ..targets import Stored, Targets
 from . import layout as f
 
 NONE = f.Aim(None, None, (), None, None, 0.0, 0)
@@ -31,14 +34,22 @@ def file_name(digest: str) -> str:
 
 
 def save_aim(folder: Path, targets: Targets | None, members: list[tuple]) -> f.Aim:
-    """Writes prev and v of `members` (parameter, name, group) unless they are there already."""
+    """Writes prev and v of `members` (parameter, name, group) unless they are there already.
+
+    In the form that they are stored in; beside other forms than fp32 ||v|| of each (fp64 [T]).
+    """
     if targets is None:
         return NONE
     tensors = {}
     for i, (p, _, _) in enumerate(members):
-        tensors[f"prev.{i}"] = targets.prev[p].cpu()
-        if targets.v[p] is not None:
-            tensors[f"v.{i}"] = targets.v[p].cpu()
+        for name, x in ((f"prev.{i}", targets.prev[p]), (f"v.{i}", targets.v[p])):
+            if isinstance(x, zk.Int8Blocks):
+                tensors[name], tensors[f"{name}.scales"] = x.values.cpu(), x.scales.cpu()
+            elif x is not None:
+                tensors[name] = x.cpu()
+    if targets.storage != "fp32":
+        v_norms = [targets.v_norm[p] for p, _, _ in members]
+        tensors["v_norms"] = torch.tensor(v_norms, dtype=torch.float64)
     data = safetensors().save(tensors)
     digest = hashlib.sha256(data).hexdigest()
     path = folder / file_name(digest)
@@ -62,8 +73,8 @@ def save_aim(folder: Path, targets: Targets | None, members: list[tuple]) -> f.A
 
 def load_aim(
     folder: Path | None, aim: f.Aim, params: list[Tensor]
-) -> tuple[dict[Tensor, Tensor], dict[Tensor, Tensor | None]]:
-    """prev and v of each parameter, fp32 on its device.
+) -> tuple[dict[Tensor, Stored], dict[Tensor, Stored | None], dict[Tensor, float]]:
+    """prev, v and ||v|| of each parameter, as the run stored them, on its device.
 
     Raises ValueError for a file outside of the log's folder, another digest, name or shape.
     """
@@ -84,13 +95,17 @@ def load_aim(
             "the run's own beside the log"
         )
     found = safetensors().load(data)
-    prev, v = {}, {}
+    prev, v, v_norm = {}, {}, {}
     for i, p in enumerate(params):
-        given = found.get(f"prev.{i}")
-        if given is None or any(
-            t is not None and t.shape != p.shape for t in (given, found.get(f"v.{i}"))
-        ):
+        prev[p], v[p] = (_taken(found, f"{name}.{i}", p) for name in ("prev", "v"))
+        if prev[p] is None or any(x is not None and x.shape != p.shape for x in (prev[p], v[p])):
             raise ValueError(f"the log's targets {aim.file} do not fit parameter {i}")
-        prev[p] = given.to(p.device)
-        v[p] = found[f"v.{i}"].to(p.device) if f"v.{i}" in found else None
-    return prev, v
+        fp32 = 0.0 if v[p] is None else 1.0
+        v_norm[p] = found["v_norms"][i].item() if "v_norms" in found else fp32
+    return prev, v, v_norm
+
+
+def _taken(found: dict[str, Tensor], name: str, p: Tensor) -> Stored | None:
+    if name not in found or f"{name}.scales" not in found:
+        return found[name].to(p.device) if name in found else None
+    return zk.Int8Blocks(found[name].to(p.device), found[f"{name}.scales"].to(p.device))

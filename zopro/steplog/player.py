@@ -149,10 +149,10 @@ class _Player:
     def _targets(self, aim: f.Aim) -> None:
         self._opt._targets = self._opt._plan = None
         if aim.file is not None:
-            prev, v = load_aim(self._folder, aim, self._params)
+            prev, v, v_norm = load_aim(self._folder, aim, self._params)
             norm = dict(zip(self._params, aim.norms))
             # The log holds d itself: the schedule has done its part.
-            self._opt._targets = Targets(prev, v, norm, lambda *_: self._d, None, 1.0, 0)
+            self._opt._targets = Targets(prev, v, norm, v_norm, lambda *_: self._d, None, 1.0, 0)
 
     def _step(self, r: f.Step) -> None:
         opt = self._opt

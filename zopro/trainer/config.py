@@ -9,6 +9,7 @@ from trl import RLOOConfig
 
 import zopro_kernels as zk
 from zopro import checks, schedules
+from zopro.targets import STORAGES
 
 # What only a backward pass or another optimizer reads: set to the value here, with a notice.
 OFF = {
@@ -65,6 +66,8 @@ class ZerothOrderArguments:
             "one_sided", one loss a direction and one of the weights as they are.
         zo_schedule: of d, the weight of the previous update in a targeted direction (ZOPrO,
             arXiv 2503.03460): "linear", "exponential", "cosine" or "constant".
+        zo_target_storage: of the previous updates: "fp32", "bf16", or "int8" with block scales: 8,
+            4 or 2.03 bytes an element; see `ZOPrO.set_targets`.
         zo_rounding: of the update: "nearest", "stochastic", or "auto", by dtype.
         zo_restore: after a perturbation: "exact", the very bits; "inplace", no memory; "auto".
         zo_seed (int or None): seed of the noise; None takes `seed`. Rank 0's holds on all ranks.
@@ -99,6 +102,9 @@ class ZerothOrderArguments:
     )
     zo_schedule: str = field(
         default="linear", metadata={"help": f"Of the previous update's weight: {schedules.NAMES}."}
+    )
+    zo_target_storage: str = field(
+        default="fp32", metadata={"help": f"Of the previous updates, one of {STORAGES}."}
     )
     zo_rounding: str = field(
         default="auto", metadata={"help": f"Of the update, one of {checks.ROUNDINGS}."}
@@ -153,6 +159,7 @@ class ZerothOrderArguments:
             ("zo_distribution", checks.DISTRIBUTIONS),
             ("zo_estimator", checks.ESTIMATORS),
             ("zo_schedule", schedules.NAMES),
+            ("zo_target_storage", STORAGES),
             ("zo_rounding", checks.ROUNDINGS),
             ("zo_restore", checks.RESTORES),
         ):

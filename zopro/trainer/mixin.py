@@ -114,7 +114,7 @@ class ZerothOrderMixin:
         Arguments as for `ZOPrO.set_targets`, which copies them when training starts and says
         there what does not fit: tensors of the trainable parameters' shapes by the names of
         `model.named_parameters()`, or in the optimizer's order. `schedule` defaults to
-        `args.zo_schedule`, `steps` to the number of steps of the training run.
+        `args.zo_schedule`, `steps` to the run's; they are stored as `args.zo_target_storage` says.
         """
         schedule = self.args.zo_schedule if schedule is None else schedule
         self._targets = (policy_update, reward_update, schedule, steps, half_life)
@@ -125,7 +125,8 @@ class ZerothOrderMixin:
         if targets is not None:
             *updates, schedule, steps, half_life = targets
             steps = num_training_steps if steps is None else steps
-            self.zopro.set_targets(*updates, schedule=schedule, steps=steps, half_life=half_life)
+            storage = self.args.zo_target_storage
+            self.zopro.set_targets(*updates, schedule, steps, half_life, storage)
         return super().create_scheduler(num_training_steps, optimizer)
 
     def training_step(self, *args, **kwargs):
