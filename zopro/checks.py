@@ -15,7 +15,7 @@ import zopro_kernels as zk
 DISTRIBUTIONS = ("rademacher", "gaussian")
 ESTIMATORS = ("two_sided", "one_sided")
 ROUNDINGS = ("auto", "nearest", "stochastic")
-RESTORES = ("auto", "exact", "inplace")
+RESTORES = ("auto", "exact", "inplace", "layerwise")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -151,6 +151,23 @@ def _no_shared_element(cluster: list[tuple], tensors: list[Tensor]) -> None:
                 f"{tuple(tensors[i].shape)} and {tuple(p.shape)}: give each one memory of its own"
             )
         taken.fill_(1)
+
+
+def attachable(model: Any, *, evaluated: bool) -> None:
+    """A module; to be `evaluated` layer by layer, one whose own modules run, with their hooks."""
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}: give the torch.nn.Module")
+    for name, module in model.named_modules() if evaluated else ():
+        if (
+            isinstance(module, torch.nn.DataParallel | torch.jit.ScriptModule)
+            or "_orig_mod" in module._modules
+            or getattr(module, "_compiled_call_impl", None) is not None
+        ):
+            raise ValueError(
+                f"model has a module {name or type(module).__name__!r} that is compiled or "
+                "replicated, so its parameters cannot be exchanged for one forward: attach the "
+                "plain model, or use restore='inplace'"
+            )
 
 
 def backend(name: Any) -> str | None:

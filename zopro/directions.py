@@ -119,7 +119,7 @@ class Plan:
             kinds.setdefault((p.dtype, p.device), []).append(t)
 
         def make() -> list[Part]:
-            sets = [self._set_of(rows) for rows in kinds.values()]
+            sets = [self.set_of(rows, [self.tensors[t] for t in rows]) for rows in kinds.values()]
             if len(sets) == 1:
                 return [Part(sets[0])]
             return [
@@ -134,13 +134,13 @@ class Plan:
             parts = self.prepared.of("parts", given, make)
         return parts
 
-    def _set_of(self, rows: list[int]) -> zk.TensorSet:
+    def set_of(self, rows: list[int], tensors: list[Tensor]) -> zk.TensorSet:
+        """`tensors` prepared for the passes of the plan's at `rows`: themselves, or copies."""
+
         def of(values: list | None) -> list | None:
             return None if values is None else [values[t] for t in rows]
 
-        return zk.TensorSet(
-            of(self.tensors), params=of(self.indices), prev=of(self.prev), v=of(self.v)
-        )
+        return zk.TensorSet(tensors, params=of(self.indices), prev=of(self.prev), v=of(self.v))
 
     def write(
         self, part: Part, terms: list[Term], decay: Tensor | None, rounding_seed: int | Tensor
@@ -151,7 +151,19 @@ class Plan:
 
         Tensors that this leaves as they are keep their bits, -0.0 included.
         """
-        directions = [d for d, _ in terms]
+        integers, floats = self.scalars(terms, decay, rounding_seed)
+        part.tensors.add_noise_(
+            integers,
+            part.of_rows(floats),
+            distribution=self.distribution,
+            stochastic=self.rounding == "stochastic",
+            backend=self.backend,
+        )
+
+    def scalars(
+        self, terms: list[Term], decay: Tensor | None, rounding_seed: int | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The scalars of that pass, as TensorSet.add_noise_ takes them, for all tensors."""
         columns = [
             self.ones if decay is None else decay,
             _sum([(d.prev, s) for d, s in terms], self.zeros),
@@ -160,22 +172,11 @@ class Plan:
             *(d.noise * scale for d, scale in terms),
         ]
         floats = zk.with_live(torch.stack(columns, dim=1).float())
-        part.tensors.add_noise_(
-            self._integers(part, directions, rounding_seed),
-            part.of_rows(floats),
-            distribution=self.distribution,
-            stochastic=self.rounding == "stochastic",
-            backend=self.backend,
-        )
-
-    def _integers(
-        self, part: Part, directions: list[Direction], rounding_seed: int | Tensor
-    ) -> Tensor:
-        seeds, streams = [d.seed for d in directions], [d.stream for d in directions]
+        seeds, streams = [d.seed for d, _ in terms], [d.stream for d, _ in terms]
         if not isinstance(rounding_seed, Tensor):
-            return zk.integers([rounding_seed, *seeds, *streams], part.tensors.device)
+            return zk.integers([rounding_seed, *seeds, *streams], self.device), floats
         constant = self.prepared.constants(streams, self.device, torch.int64)
-        return torch.cat([torch.stack([rounding_seed, *seeds]), constant])
+        return torch.cat([torch.stack([rounding_seed, *seeds]), constant]), floats
 
     def stream(self, direction: Direction) -> int | Tensor:
         """The direction's stream, beside its seed."""

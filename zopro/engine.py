@@ -15,7 +15,7 @@ from . import auto_eps, checks, targets
 from .devices import common_device
 from .directions import Plan, Prepared, draw
 from .measure import Pending, Readings, Record, StepReport, apply, measure
-from .restore import choose_policy
+from .restore import choose_policy, weights_for
 from .seeds import CALIBRATION, DIRECTION, ROUNDING, derive_seed
 from .trainable import Trainable
 
@@ -34,6 +34,8 @@ class Engine(Trainable):
     _capturable: bool
     _lookahead: bool
     _backend: str | None
+    _model: torch.nn.Module | None = None  # for evaluation layer by layer
+    _held: tuple[Tensor, ...] = ()
 
     def __init__(self, params: list, defaults: dict[str, Any]) -> None:
         # Of a capturable optimizer these are int64, 0-dim, counted in place on the device.
@@ -75,7 +77,8 @@ class Engine(Trainable):
             raise RuntimeError(f"{what}: estimates wait for a step; call step() first")
 
     def _choose_weights(self) -> None:
-        self._weights = choose_policy(self._restore, list(self._indices))(self._rounding_seed)
+        policy = choose_policy(self._restore, list(self._indices), self._model)
+        self._weights = weights_for(policy, self._rounding_seed, self._model, self._held)
 
     def _count_on(self, device: torch.device) -> None:
         """Moves the counters of a capturable optimizer to `device`."""
@@ -149,11 +152,11 @@ class Engine(Trainable):
             raise TypeError(
                 f"closure is a {type(closure).__name__}: give a function that returns the loss"
             )
-        readings = Readings(closure)
+        readings = Readings(closure, self._weights)
         try:
             self._busy = "a closure"
             if any(group["eps"] == "auto" for group in self.param_groups):
-                self._find_eps(Readings(closure))
+                self._find_eps(Readings(closure, self._weights))
             plan = self._current_plan()
             pending = self._pending or Pending.of(len(plan.directions), plan.device)
             two_sided = self._estimator == "two_sided"

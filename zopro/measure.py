@@ -12,7 +12,7 @@ from torch import Tensor
 from . import checks
 from .devices import moved
 from .directions import Plan
-from .restore import ExactWeights, InplaceWeights
+from .restore import Weights
 from .seeds import MASK
 
 
@@ -141,19 +141,19 @@ class Pending:
 
 @dataclass
 class Readings:
-    """Calls the closure and keeps its losses: fp64, 0-dim, on the device of the first.
-
-    `dtype` is that to answer in.
-    """
+    """Calls the closure and keeps its losses: fp64, 0-dim, on the device of the first; `dtype` is
+    that to answer in."""
 
     closure: Callable[[], Any]
+    weights: Weights
     losses: list[Tensor] = field(default_factory=list)
     dtype: torch.dtype = torch.float64
 
     def take(self) -> Tensor:
         # Under an outer autocast the cast weights of the last evaluation are cached, unperturbed.
         torch.clear_autocast_cache()
-        loss, self.dtype = checks.loss_value(self.closure())
+        with self.weights.evaluation():
+            loss, self.dtype = checks.loss_value(self.closure())
         self.losses.append(moved(loss, self.losses[0].device) if self.losses else loss)
         return self.losses[-1]
 
@@ -168,7 +168,7 @@ class Readings:
 @torch.no_grad()
 def measure(
     readings: Readings,
-    weights: ExactWeights | InplaceWeights,
+    weights: Weights,
     plan: Plan,
     two_sided: bool,
     pending: Pending,
@@ -202,7 +202,7 @@ LARGEST = 2.0**126
 
 @torch.no_grad()
 def apply(
-    weights: ExactWeights | InplaceWeights,
+    weights: Weights,
     plan: Plan,
     groups: list[dict[str, Any]],
     slopes: Tensor,

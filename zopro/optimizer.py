@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import checks
 from .aimed import Aimed
+from .restore import choose_policy
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +43,12 @@ class ZOPrO(Aimed):
         L(theta) for all k.
     rounding: of bf16 and fp16 stores: "stochastic" (unbiased, fresh random bits each pass),
         "nearest", or "auto", which is stochastic. fp32 is stored as it is.
-    restore: "exact" keeps a copy of the trainable weights and returns the very bits; "inplace"
-        takes no memory, and each pass leaves a rounding error of one unit in the last place or
-        less. These add up to a drift: docs/kernels.md (benchmarks/inplace_drift.py) says how
-        far it goes, and that rounding to nearest lets bf16 weights shrink where stochastic
-        rounding does not. "auto" is exact up to 1 GiB of trainable weights; `restore_policy`
-        tells.
+    restore: "exact" keeps a copy of the trainable weights and returns the very bits. "layerwise"
+        does so with one layer's memory: no stored weight is perturbed, each module of the model
+        given to `attach` runs on a copy of its own parameters (docs/restore.md). "inplace" takes no
+        memory, and each pass leaves a rounding error of one unit in the last place or less, which
+        add up to a drift. "auto" is "exact" up to 1 GiB of trainable weights; above, "layerwise"
+        where a model is attached, as "exact" then is too, else "inplace"; `restore_policy` tells.
     seed: in [0, 2^64); the same on all ranks of a distributed run.
     maximize: climb instead of descend.
     backend: of zopro_kernels ("cuda", "triton", "cpu", "reference"); None picks the fastest.
@@ -89,7 +90,7 @@ class ZOPrO(Aimed):
         self._seed = checks.integer("seed", seed, 0, 2**64)
         self._backend = checks.backend(backend)
         self._capturable, self._lookahead = bool(capturable), bool(lookahead)
-        if lookahead and (restore == "exact" or estimator == "one_sided"):
+        if lookahead and (restore in ("exact", "layerwise") or estimator == "one_sided"):
             raise ValueError(
                 f"lookahead=True with restore={restore!r} and estimator={estimator!r}: a copy and "
                 "a baseline are of theta itself; use 'inplace' (or 'auto') and 'two_sided'"
@@ -118,8 +119,26 @@ class ZOPrO(Aimed):
 
     @property
     def restore_policy(self) -> str:
-        """The restore in force, "exact" or "inplace"."""
+        """The restore in force: "exact", "layerwise" or "inplace"."""
         return self._weights.policy
+
+    def attach(self, model: nn.Module | None, held: Iterable[Tensor] = ()) -> None:
+        """Names the model whose modules own the parameters, for restore="layerwise" and, above
+        1 GiB of trainable weights, "exact" and "auto"; None lets go of it.
+
+        Its modules have hooks while a closure runs, and never else. held: parameters to exchange
+        for whole evaluations, at the memory of their copies: such as a head's that a fused loss
+        reads without its module, or one that many modules share. Raises TypeError for what is no
+        module, ValueError for a model that torch.compile or DataParallel has wrapped.
+        """
+        self._idle("attach", no_estimates=True)
+        policy = choose_policy(self._restore, list(self._indices), model)
+        if model is not None:
+            checks.attachable(model, evaluated=policy == "layerwise")
+        self._weights.home()
+        self._model, self._held, self._plan = model, tuple(held), None
+        self._prepared.forget("layers")
+        self._choose_weights()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group as torch does; its trainable parameters take the next indices."""
@@ -207,7 +226,8 @@ class ZOPrO(Aimed):
             self._busy = "perturbed"
             self._weights.home()
             self._weights.move(plan, plan.directions[k], plan.eps * scale)
-            yield
+            with self._weights.evaluation(always=True):
+                yield
         finally:
             self._busy = None
             self._weights.home()

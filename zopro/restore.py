@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .directions import Direction, Plan, Term
+from .layerwise import LayerwiseWeights
+
+logger = logging.getLogger(__name__)
 
 # "auto" copies up to here: the adapters of a model of ten billion parameters stay below it, and a
 # model whose weights are larger than this should not pay for them twice.
 EXACT_LIMIT_BYTES = 1 << 30
 
 
-class InplaceWeights:
+class _Stored:
+    """Weights that are perturbed where they are stored: whatever runs sees them."""
+
+    def evaluation(self, always: bool = False) -> AbstractContextManager[None]:
+        """Around forwards; nothing to watch for."""
+        return nullcontext()
+
+
+class InplaceWeights(_Stored):
     """Moves theta by adding and subtracting directions; no memory, each pass rounds once.
 
     Coming from theta + s z, one pass goes to theta + s' z', to theta, or to the updated theta: a
@@ -98,7 +111,7 @@ class Place:
         return _merged([*back, *self.terms]), decay
 
 
-class ExactWeights:
+class ExactWeights(_Stored):
     """Keeps a copy of theta while the weights are away from it: they return to the very bits."""
 
     policy = "exact"
@@ -156,6 +169,11 @@ class ExactWeights:
             (t.shape, t.dtype, t.device) for t in tensors
         ]:
             self._copies = [torch.empty_like(t, requires_grad=False) for t in tensors]
+            if (size := _size(tensors)) > EXACT_LIMIT_BYTES:
+                logger.warning(
+                    "restore='exact' keeps a copy of %.1f GiB of trainable weights: attach(model) "
+                    "before the first step makes one layer's memory do", size / 2**30,
+                )  # fmt: skip
         torch._foreach_copy_(self._copies, tensors)
 
 
@@ -168,9 +186,33 @@ def _merged(terms: list[Term]) -> list[Term]:
     return list(out.values())
 
 
-def choose_policy(restore: str, tensors: list[Tensor]) -> type[InplaceWeights | ExactWeights]:
-    """The class for `restore`; "auto" is exact up to EXACT_LIMIT_BYTES of trainable weights."""
-    if restore == "auto":
-        size = sum(t.numel() * t.element_size() for t in tensors)
-        restore = "exact" if size <= EXACT_LIMIT_BYTES else "inplace"
-    return {"exact": ExactWeights, "inplace": InplaceWeights}[restore]
+def _size(tensors: list[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def choose_policy(restore: str, tensors: list[Tensor], model: nn.Module | None = None) -> str:
+    """The policy for `restore`. Up to EXACT_LIMIT_BYTES of trainable weights "auto" and "exact"
+    copy them; above, both go layer by layer through an attached `model`. Without one "auto" is in
+    place, and "exact" copies all the same."""
+    if restore not in ("auto", "exact"):
+        return restore
+    if _size(tensors) <= EXACT_LIMIT_BYTES:
+        return "exact"
+    if model is not None:
+        return "layerwise"
+    return "exact" if restore == "exact" else "inplace"
+
+
+def weights_for(
+    policy: str,
+    next_rounding_seed: Callable[[], int | Tensor],
+    model: nn.Module | None,
+    held: Iterable[Tensor],
+) -> Weights:
+    """Weights under a policy of `choose_policy`; next_rounding_seed gives each pass its own."""
+    if policy == "layerwise":
+        return LayerwiseWeights(next_rounding_seed, model, held)
+    return {"exact": ExactWeights, "inplace": InplaceWeights}[policy](next_rounding_seed)
+
+
+Weights = InplaceWeights | ExactWeights | LayerwiseWeights

@@ -49,7 +49,8 @@ class Stateful(Engine):
             for key, value in self.__dict__.items()
             if not key.startswith("_optimizer_") and not callable(value)
         }
-        fresh = {"_weights": None, "_plan": None, "_prepared": Prepared(), "_step_log": None}
+        fresh = {"_weights": None, "_plan": None, "_prepared": Prepared(), "_step_log": None,
+                 "_held": ()}  # fmt: skip
         return {**own, **super().__getstate__(), **fresh}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

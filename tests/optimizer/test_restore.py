@@ -91,10 +91,13 @@ def test_inplace_fp32_returns_within_rounding():
 def test_auto_is_exact_for_small_and_inplace_for_large():
     small = torch.empty(10)
     assert ZOPrO(parameters((3,))).restore_policy == "exact"
-    assert choose_policy("auto", [small]).policy == "exact"
+    assert choose_policy("auto", [small]) == "exact"
     large = torch.empty(EXACT_LIMIT_BYTES // 4 + 1, device="meta")
-    assert choose_policy("auto", [large]).policy == "inplace"
-    assert choose_policy("exact", [large]).policy == "exact"
+    assert choose_policy("auto", [large]) == "inplace"
+    assert choose_policy("exact", [large]) == "exact"
+    for restore in ("auto", "exact"):
+        assert choose_policy(restore, [large], torch.nn.Identity()) == "layerwise"
+        assert choose_policy(restore, [small], torch.nn.Identity()) == "exact"
     assert ZOPrO(parameters((3,)), restore="inplace").restore_policy == "inplace"
 
 

@@ -142,7 +142,7 @@ class _Player:
         opt = self._opt
         opt._seed, opt._distribution, opt._estimator = seed, options.distribution, options.estimator
         opt._num_directions, opt._rounding = options.num_directions, options.rounding
-        self._exact = options.restore == "exact"
+        self._exact = options.restore != "inplace"
         opt._targets = opt._plan = None
         self._explicit = False
 

@@ -69,7 +69,9 @@ class ZerothOrderArguments:
         zo_target_storage: of the previous updates: "fp32", "bf16", or "int8" with block scales: 8,
             4 or 2.03 bytes an element; see `ZOPrO.set_targets`.
         zo_rounding: of the update: "nearest", "stochastic", or "auto", by dtype.
-        zo_restore: after a perturbation: "exact", the very bits; "inplace", no memory; "auto".
+        zo_restore: after a perturbation: "exact", the very bits (above 1 GiB of trainable weights
+            "layerwise"); "layerwise", the same with one layer's memory; "inplace", no memory;
+            "auto": "exact" up to 1 GiB, then "inplace".
         zo_seed (int or None): seed of the noise; None takes `seed`. Rank 0's holds on all ranks.
         zo_lookahead (bool): the pass that restores and updates perturbs for the next step too: two
             passes over the weights a step instead of three. In place, two-sided. Callbacks: see

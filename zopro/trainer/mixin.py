@@ -19,7 +19,7 @@ from .distributed import (
 )
 from .evaluation import CommonRandomNumbers, root_in_eval, submodules_in_eval
 from .logs import LogSteps
-from .settling import Settle, settle, watched
+from .settling import Settle, attached, settle, watched
 
 
 class ZerothOrderMixin:
@@ -242,8 +242,8 @@ class ZerothOrderMixin:
             }
             for decay in (True, False)
         ]
-        groups = [group for group in groups if group["params"]]
-        if not groups:
+        if not (groups := [group for group in groups if group["params"]]):
             raise ValueError("The model has no parameter that requires a gradient to train.")
         arguments = self.args.zero_order_arguments()
-        return ZOPrO(groups, **{**arguments, "seed": common_seed(arguments["seed"])})
+        arguments["seed"] = common_seed(arguments["seed"])
+        return attached(ZOPrO(groups, **arguments), model)

@@ -12,6 +12,17 @@ def settle(optimizer) -> None:
         zopro.settle()
 
 
+def attached(optimizer: ZOPrO, model) -> ZOPrO:
+    """`optimizer`, which may evaluate `model` layer by layer from now on.
+
+    The head's weight is held: TRL's losses read it in chunks, without its module.
+    """
+    if optimizer.restore_policy != "inplace":
+        head = getattr(model, "get_output_embeddings", lambda: None)()
+        optimizer.attach(model, held=() if head is None else head.parameters())
+    return optimizer
+
+
 class Settle(TrainerCallback):
     """The first of the callbacks: the others find theta when an epoch or training ends."""
 

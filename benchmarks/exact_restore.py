@@ -1,0 +1,151 @@
+"""Exact restore: bits changed by steps that should change none, memory and time beside in place.
+
+    python benchmarks/exact_restore.py [--part bits memory time]
+
+bits: lr = 0 on a small Llama, its adapter ("exact") or all its weights ("layerwise"). memory: peak
+resident memory of the second step, a fresh process for each way. time: CPU time of one thread, the
+ways in turn in one process, least of the rounds. Parts that are left out stay in the record.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+import shapes
+import torch
+from bench_memory import forget_peak, resident
+from harness import RESULTS, record
+
+from zopro import ZOPrO
+
+OUT = RESULTS / "exact_restore.json"
+WAYS = ("inplace", "layerwise")
+MEMORY = ("135m:fp32:2x16",)
+TIME = ("135m:fp32:2x256", "1b:fp32:1x64")
+ROUNDS = 3
+
+
+def built(plan: str, trained: str = "full", **changes: Any) -> tuple[torch.nn.Module, dict]:
+    """The model and batch of SHAPE:DTYPE:BATCHxLENGTH."""
+    shape, dtype, size = plan.split(":")
+    model = shapes.build(shape, dtype, "cpu", trained, **changes)
+    return model, shapes.batch_of(shape, *map(int, size.split("x")), "cpu")
+
+
+def optimizer(model: torch.nn.Module, restore: str, lr: float) -> ZOPrO:
+    opt = ZOPrO(shapes.trainable(model), lr=lr, eps=1e-3, restore=restore)
+    opt.attach(model)
+    return opt
+
+
+def bits_changed(dtype: str, trained: str, restore: str, steps: int) -> dict[str, Any]:
+    """Elements whose bits differ after `steps` steps with lr = 0."""
+    model, batch = built(f"tiny:{dtype}:1x4", trained, num_hidden_layers=1)
+    params = shapes.trainable(model)
+    before = [p.detach().clone() for p in params]
+    opt, losses = optimizer(model, restore, 0.0), set()
+    for _ in range(steps):
+        losses.add(float(opt.step(lambda: model(**batch).loss)))
+    changed = sum(
+        int((a.view(torch.uint8) != b.view(torch.uint8)).sum())
+        for a, b in zip(before, (p.detach() for p in params))
+    )
+    return {
+        "dtype": dtype, "trained": trained, "restore": restore, "steps": steps,
+        "weights": sum(map(torch.Tensor.numel, params)), "bytes changed": changed,
+        "different losses": len(losses),
+    }  # fmt: skip
+
+
+def peak(plan: str, way: str) -> dict[str, Any]:
+    """Bytes of the second step's peak, and of the largest module's parameters."""
+    model, batch = built(plan)
+    step = optimizer(model, way, 1e-6).step
+    for measured in (False, True):
+        if measured:
+            forget_peak()
+        step(lambda: model(**batch).loss)
+    largest = max(
+        sum(p.numel() * p.element_size() for p in m.parameters(recurse=False))
+        for m in model.modules()
+    )
+    return {"plan": plan, "way": way, "peak_bytes": resident("VmHWM"), "layer_bytes": largest}
+
+
+def memory() -> list[dict[str, Any]]:
+    """`peak` of each plan and way, in processes that return freed memory at once."""
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    rows = []
+    for plan in MEMORY:
+        for way in WAYS:
+            done = subprocess.run(
+                [sys.executable, __file__, "--peak", plan, way],
+                capture_output=True, text=True, env=environment, check=True,
+            )  # fmt: skip
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
+            print(rows[-1], flush=True)
+    return rows
+
+
+def timed(plan: str) -> dict[str, Any]:
+    """Seconds of a step of each way and of two forwards."""
+    model, batch = built(plan)
+
+    def loss() -> torch.Tensor:
+        return model(**batch).loss
+
+    def forwards() -> None:
+        with torch.no_grad():
+            loss(), loss()
+
+    steps = {way: optimizer(model, way, 1e-9) for way in WAYS}
+    runs = {"two forwards": forwards}
+    runs |= {way: lambda opt=opt: opt.step(loss) for way, opt in steps.items()}
+    best = dict.fromkeys(runs, float("inf"))
+    for turn in range(-1, ROUNDS):
+        for name, run in runs.items():
+            began = time.thread_time()
+            run()
+            if turn >= 0:  # the first round warms up
+                best[name] = min(best[name], time.thread_time() - began)
+    return {"plan": plan, "seconds": best, "rounds": ROUNDS,
+            "layerwise over in place": best["layerwise"] / best["inplace"]}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", nargs="+", default=["bits", "memory", "time"])
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--plan", nargs="+", default=TIME, help="of the time")
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.peak:
+        print(json.dumps(peak(*args.peak)))
+        return
+    kept = json.loads(OUT.read_text()) if OUT.exists() else {}
+    found = {part: kept.get(part, []) for part in ("bits", "memory", "time")}
+    if "bits" in args.part:
+        found["bits"] = []
+        for trained, restore in (("lora", "exact"), ("full", "layerwise")):
+            for dtype in shapes.DTYPES:
+                found["bits"].append(bits_changed(dtype, trained, restore, args.steps))
+                print(found["bits"][-1], flush=True)
+    if "memory" in args.part:
+        found["memory"] = memory()
+    if "time" in args.part:
+        for plan in args.plan:
+            row = timed(plan)
+            found["time"] = [*(r for r in found["time"] if r["plan"] != plan), row]
+            print(row, flush=True)
+    record(OUT, found)
+
+
+if __name__ == "__main__":
+    main()
