@@ -12,84 +12,105 @@ class Worker {
     using T = typename D::type;
     using O = typename D::order;
     const AddNoise& args;
-    uint8_t* drawn;  // [K, DRAWN_BYTES] signs of the current tile, or places of the current strip
+    uint8_t* drawn;  // [K, DRAWN_BYTES] signs of the current tile, or a GaussianDraws
 
 public:
     Worker(const AddNoise& a, uint8_t* scratch) : args(a), drawn(scratch) {}
 
     void tile(size_t t, uint64_t tile) {
-        if (!GAUSSIAN)
-            for (size_t k = 0; k < args.seeds.size(); ++k)
-                draw_sign_bits(stream(t, k), tile, &drawn[DRAWN_BYTES * k]);
-        const int64_t begin = args.offsets[t], end = begin + args.numels[t];
-        for (int row = 0; row < STRIPS_A_TILE; ++row) {
-            const int64_t at = int64_t(tile * SIGN_TILE) + row * STRIP;
-            const int64_t low = begin > at ? begin : at;
-            const int64_t high = end < at + STRIP ? end : at + STRIP;
-            if (low >= high) continue;
-            T* theta = (T*)args.theta[t] + (low - begin);
-            const float* prev = args.prev.empty() ? nullptr : (float*)args.prev[t] + (low - begin);
-            const float* v = args.v.empty() ? nullptr : (float*)args.v[t] + (low - begin);
-            fetch_ahead(theta, end - high);
-            if (prev) fetch_ahead(prev, end - high);
-            if (v) fetch_ahead(v, end - high);
-            if (high - low == STRIP)
-                strip(t, at / STRIP, row, theta, prev, v);
+        const int64_t start = tile * SIGN_TILE, begin = args.offsets[t], end = begin + args.numels[t];
+        int64_t at = begin > start ? begin : start;
+        const int64_t high = end < start + SIGN_TILE ? end : start + SIGN_TILE;
+        for (size_t k = 0; k < args.seeds.size(); ++k) {
+            const Stream stream{args.seeds[k], args.params[t], args.streams[k]};
+            if (GAUSSIAN)
+                draws(k).begin(stream, at / STRIP * STRIP);
             else
-                part(t, at / STRIP, row, int(low - at), int(high - low), theta, prev, v);
+                draw_sign_bits(stream, tile, signs(k));
+        }
+        while (at < high) {
+            T* theta = (T*)args.theta[t] + (at - begin);
+            const float* prev = args.prev.empty() ? nullptr : (float*)args.prev[t] + (at - begin);
+            const float* v = args.v.empty() ? nullptr : (float*)args.v[t] + (at - begin);
+            const int64_t strip = at / STRIP * STRIP, whole = (high - at) / STRIP * STRIP;
+            int64_t count = whole;
+            if (at > strip || !whole) {
+                count = (high < strip + STRIP ? high : strip + STRIP) - at;
+                part(t, strip, int(at - strip), int(count), theta, prev, v);
+            } else if (args.seeds.size() == 1 && !prev && !v && !args.stochastic) {
+                run<true>(t, at, count, theta, nullptr, nullptr);
+            } else {
+                run<false>(t, at, count, theta, prev, v);
+            }
+            at += count;
         }
     }
 
 private:
-    Stream stream(size_t t, size_t k) const {
-        return {args.seeds[k], args.params[t], args.streams[k]};
-    }
+    static constexpr int STEP = GAUSSIAN ? UNIT : BLOCK, VECTORS = STEP / LANES;
+    static_assert(sizeof(GaussianDraws) <= DRAWN_BYTES);
 
-    // Brings the next strip into the cache while this one's noise is drawn: the drawing leaves the
-    // memory idle, and the hardware does not look that far ahead.
-    template <class X>
-    static void fetch_ahead(const X* x, int64_t left) {
-        if (left < STRIP) return;
-        for (size_t byte = 0; byte < STRIP * sizeof(X); byte += 64)
-            __builtin_prefetch((const char*)(x + STRIP) + byte);
-    }
+    uint8_t* signs(size_t k) const { return drawn + DRAWN_BYTES * k; }
+    GaussianDraws& draws(size_t k) const { return *(GaussianDraws*)signs(k); }
 
     // A strip that the tensor covers only in part is worked on in a copy.
-    void part(size_t t, uint64_t index, int row, int from, int count, T* theta, const float* prev,
+    void part(size_t t, uint64_t strip, int from, int count, T* theta, const float* prev,
               const float* v) {
         T whole[STRIP] = {};
         float prev_whole[STRIP] = {}, v_whole[STRIP] = {};
         memcpy(whole + from, theta, count * sizeof *theta);
         if (prev) memcpy(prev_whole + from, prev, count * sizeof *prev);
         if (v) memcpy(v_whole + from, v, count * sizeof *v);
-        strip(t, index, row, whole, prev ? prev_whole : nullptr, v ? v_whole : nullptr);
+        run<false>(t, strip, STRIP, whole, prev ? prev_whole : nullptr, v ? v_whole : nullptr);
         memcpy(theta, whole + from, count * sizeof *theta);
     }
 
-    // A block of elements stays in registers from its load to its store, whatever the terms.
-    void strip(size_t t, uint64_t index, int row, T* theta, const float* prev, const float* v) {
+    // Whole strips from element `first` on. A step of elements stays in registers from its load to its
+    // store, whatever the terms. PLAIN: one seed alone, to nearest; without the other cases in the loop
+    // the Gaussian finds registers enough.
+    template <bool PLAIN>
+    void run(size_t t, uint64_t first, int64_t count, T* theta, const float* prev, const float* v) {
         alignas(64) uint16_t bits[STRIP];
-        const uint16_t* random = args.stochastic ? bits : nullptr;
-        if (random) draw_rounding_bits({args.rounding_seed, args.params[t], 0}, index, bits);
+        const uint16_t* random = !PLAIN && args.stochastic ? bits : nullptr;
+        if (PLAIN) prev = v = nullptr;
         // Held here: the compiler has to believe that a store to theta changes what `this` shows.
-        const size_t K = args.seeds.size();
+        const size_t K = PLAIN ? 1 : args.seeds.size();
         const float* coeffs = args.coeffs + t * K;
-        const float decay = args.decay[t], a = prev ? args.prev_coeffs[t] : 0;
-        const float b = v ? args.v_coeffs[t] : 0;
-        const uint8_t* from = drawn + (GAUSSIAN ? 0 : 32 * row);
-        if (GAUSSIAN)
-            for (size_t k = 0; k < K; ++k)
-                draw_gaussian_places(stream(t, k), index, (uint32_t*)(drawn + DRAWN_BYTES * k));
-        for (int e = 0; e < STRIP; e += BLOCK) {
-            VecF x[4];
-            D::read(theta + e, x);
-            for (int j = 0; j < 4; ++j) x[j] *= decay;
-            for (size_t k = 0; k < K; ++k)
-                add_block<GAUSSIAN, O>(x, coeffs[k], from + DRAWN_BYTES * k, e);
-            if (prev) axpy(x, a, prev + e);
-            if (v) axpy(x, b, v + e);
-            D::write(theta + e, x, random ? random + e : nullptr);
+        const float c0 = PLAIN ? *coeffs : 0, decay = args.decay[t];
+        const float a = prev ? args.prev_coeffs[t] : 0, b = v ? args.v_coeffs[t] : 0;
+        for (int64_t e = 0; e < count; e += STEP) {
+            const int within = e % STRIP;
+            if (random && !within)
+                draw_rounding_bits({args.rounding_seed, args.params[t], 0}, (first + e) / STRIP, bits);
+            fetch_ahead(theta + e);
+            if (prev) fetch_ahead(prev + e);
+            if (v) fetch_ahead(v + e);
+            VecF x[VECTORS];
+            for (int j = 0; j < VECTORS; j += 4) D::read(theta + e + j * LANES, x + j);
+            for (int j = 0; j < VECTORS; ++j) x[j] *= decay;
+            for (size_t k = 0; k < K; ++k) {
+                if constexpr (!GAUSSIAN)
+                    add_signs<O>(x, PLAIN ? c0 : coeffs[k], signs(k) + (first + e) % SIGN_TILE / 8);
+                else if constexpr (PLAIN)
+                    add_unit<O>(x, c0, draws(k), first + e);
+                else
+                    add_unit_apart<O>(x, coeffs[k], draws(k), first + e);
+            }
+            for (int j = 0; j < VECTORS; j += 4) {
+                const int64_t at = e + j * LANES;
+                if (prev) axpy(x + j, a, prev + at);
+                if (v) axpy(x + j, b, v + at);
+                D::write(theta + at, x + j, random ? random + within + j * LANES : nullptr);
+            }
         }
+    }
+
+    // Brings what lies a strip ahead into the cache: the drawing leaves the memory idle, and the
+    // hardware does not look that far.
+    template <class X>
+    static void fetch_ahead(const X* x) {
+        for (size_t byte = 0; byte < STEP * sizeof(X); byte += 64)
+            __builtin_prefetch((const char*)(x + STRIP) + byte);
     }
 
     static void axpy(VecF* x, float a, const float* y) {

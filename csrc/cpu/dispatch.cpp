@@ -51,8 +51,13 @@ Tiles::Tiles(const std::vector<int64_t>& numels, const std::vector<int64_t>& off
 
 void add_noise(const AddNoise& args) {
     const Tiles tiles(args.numels, args.offsets);
-    std::vector<uint8_t> scratch(tiles.team(args.threads) * DRAWN_BYTES * args.seeds.size());
-    chosen().add_noise(args, tiles, scratch.data());
+    struct alignas(64) Line {
+        uint8_t bytes[64];
+    };
+    static_assert(DRAWN_BYTES % sizeof(Line) == 0);
+    const size_t lines = DRAWN_BYTES / sizeof(Line) * args.seeds.size();
+    std::vector<Line> scratch(tiles.team(args.threads) * lines);
+    chosen().add_noise(args, tiles, scratch.data()->bytes);
 }
 
 std::vector<int64_t> noise_dots(const NoiseDots& args) {

@@ -52,40 +52,39 @@ struct Sums {
 template <bool GAUSSIAN>
 void add_tile(const NoiseDots& args, size_t t, uint64_t tile, int64_t* out) {
     using O = Order<false>;
+    constexpr int STEP = GAUSSIAN ? UNIT : BLOCK, VECTORS = STEP / LANES;
     const Stream stream{args.seed, args.params[t], args.stream};
-    const int64_t begin = args.offsets[t], end = begin + args.numels[t];
-    alignas(64) uint8_t drawn[DRAWN_BYTES];
+    const int64_t start = tile * SIGN_TILE, begin = args.offsets[t], end = begin + args.numels[t];
+    const int64_t low = begin > start ? begin : start;
+    const int64_t high = end < start + SIGN_TILE ? end : start + SIGN_TILE;
+    const float* v = (const float*)args.vectors[t] - begin;
+    uint8_t signs[SIGN_TILE / 8];
+    GaussianDraws draws;
+    if (GAUSSIAN) draws.begin(stream, low / STEP * STEP);
+    if (!GAUSSIAN) draw_sign_bits(stream, tile, signs);
     Sums sums;
-    if (!GAUSSIAN) draw_sign_bits(stream, tile, drawn);
-    for (int row = 0; row < STRIPS_A_TILE; ++row) {
-        const int64_t at = int64_t(tile * SIGN_TILE) + row * STRIP;
-        const int64_t low = begin > at ? begin : at;
-        const int64_t high = end < at + STRIP ? end : at + STRIP;
-        if (low >= high) continue;
-        if (GAUSSIAN) draw_gaussian_places(stream, at / STRIP, (uint32_t*)drawn);
-        const uint8_t* from = drawn + (GAUSSIAN ? 0 : 32 * row);
-        const float* v = (const float*)args.vectors[t] + (low - begin);
-        // Elements of a block that the tensor does not cover count as v = n = 0.
-        const int first = int(low - at), last = int(high - at);
-        for (int e = first / BLOCK * BLOCK; e < last; e += BLOCK) {
-            VecF n[4] = {};
-            add_block<GAUSSIAN, O>(n, 1.0f, from, e);
-            if (e >= first && e + BLOCK <= last) {
-                sums.add<GAUSSIAN>(n, v + (e - first));
-                continue;
-            }
-            float part[BLOCK] = {}, noise[BLOCK];
-            memcpy(noise, n, sizeof noise);
-            for (int i = 0; i < BLOCK; ++i) {
-                const bool inside = e + i >= first && e + i < last;
-                if (inside) part[i] = v[e + i - first];
-                if (!inside) noise[i] = 0;
-            }
-            memcpy(n, noise, sizeof noise);
-            sums.add<GAUSSIAN>(n, part);
+    for (int64_t at = low / STEP * STEP; at < high; at += STEP) {
+        VecF n[VECTORS] = {};
+        if constexpr (GAUSSIAN)
+            add_unit<O>(n, 1.0f, draws, at);
+        else
+            add_signs<O>(n, 1.0f, signs + (at - start) / 8);
+        if (at >= low && at + STEP <= high) {
+            for (int j = 0; j < VECTORS; j += 4) sums.add<GAUSSIAN>(n + j, v + at + j * LANES);
+            continue;
         }
-        if (!GAUSSIAN) out[1] += (high - low) * int64_t(DOT_NN_SCALE);
+        // Elements that the tensor does not cover count as v = n = 0.
+        float part[STEP] = {}, noise[STEP];
+        memcpy(noise, n, sizeof noise);
+        for (int i = 0; i < STEP; ++i) {
+            const bool inside = at + i >= low && at + i < high;
+            if (inside) part[i] = v[at + i];
+            if (!inside) noise[i] = 0;
+        }
+        memcpy(n, noise, sizeof noise);
+        for (int j = 0; j < VECTORS; j += 4) sums.add<GAUSSIAN>(n + j, part + j * LANES);
     }
+    if (!GAUSSIAN) out[1] += (high - low) * int64_t(DOT_NN_SCALE);
     out[0] += total(sums.vn);
     out[1] += total(sums.nn);
 }
