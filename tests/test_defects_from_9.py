@@ -19,6 +19,7 @@ from zopro import ZOPrO, ZOPrOConfig, ZOPrOTrainer
 from zopro.iterations import models, pairs
 from zopro.iterations.store import RunFolder
 from zopro.iterations.training import Context
+from zopro.trainer.resumable import last_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -36,9 +37,9 @@ def test_09_checkpoints_are_of_one_phase_and_resume_false_starts_anew(tmp_path):
         folder = cls(str(tmp_path / cls.__name__), {}, True)
         left = folder.checkpoints("0.policy") / "checkpoint-3"
         left.mkdir(parents=True)
-        (left / "trainer_state.json").write_text("{}")
-        assert folder.last_checkpoint("0.policy") == str(left)
-        assert folder.last_checkpoint("1.policy") is None
+        (left / "trainer_state.json").write_text('{"global_step": 3}')
+        assert last_checkpoint(folder.checkpoints("0.policy")) == str(left)
+        assert last_checkpoint(folder.checkpoints("1.policy")) is None
 
     check(RunFolder)
     fails_on(check, OnePath)
@@ -80,6 +81,7 @@ def test_11_slow_rates_are_not_truncated_to_0(tmp_path):
 
     def check(cls):
         folder = cls(str(tmp_path / cls.__name__), {}, True)
+        folder.path.mkdir()
         folder.log("0.policy", 1, {"samples_per_second": 0.25})
         line = json.loads((folder.path / "metrics.jsonl").read_text())
         assert line["samples_per_second"] == 0.25
@@ -193,7 +195,7 @@ def test_14_a_run_name_moves_no_update(tmp_path, monkeypatch):
 def test_15_no_pickle_in_the_run_folder(tmp_path):
     def check(folder):
         kinds = {p.suffix for p in folder.rglob("*") if p.is_file()}
-        assert kinds and kinds <= {".json", ".jsonl", ".safetensors"}
+        assert kinds and kinds <= {".json", ".jsonl", ".safetensors", ".lock"}
 
     run(tmp_path / "run", data(), iterations=1)
     check(tmp_path / "run")

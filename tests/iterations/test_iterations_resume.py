@@ -7,6 +7,7 @@ from iterations.tiny_run import Stop, StopAt, config, data, ends, longer, run, s
 from safetensors.torch import load_file
 
 from zopro.iterations.store import RunFolder
+from zopro.trainer.resumable import last_checkpoint
 
 OPTIONS = {"supervised": {}, "blend": 0.5}
 PHASES = ["supervised", "reward", "0.policy", "0.refine", "1.policy", "1.refine"]
@@ -32,7 +33,7 @@ def test_stopped_in_a_trainer(phase, tmp_path, whole):
         go(tmp_path / "run", call={"callbacks": [StopAt(phase)]})
     state = json.loads((tmp_path / "run" / "state.json").read_text())
     assert state["phase"] == phase and phase not in state["done"]
-    checkpoint = RunFolder.last_checkpoint(RunFolder(str(tmp_path / "run"), {}, True), phase)
+    checkpoint = last_checkpoint(tmp_path / "run" / "checkpoints" / phase)
     assert checkpoint.endswith(f"{phase}/checkpoint-1")
     out = go(tmp_path / "run")
     assert same(ends(out), whole)

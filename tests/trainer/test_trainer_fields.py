@@ -137,6 +137,8 @@ def test_what_acts_on_a_step_trains(name, tmp_path):
         options["torch_compile_backend"] = ACTS["torch_compile_backend"]
     if name == "lr_scheduler_kwargs":
         options["lr_scheduler_type"] = ACTS["lr_scheduler_type"]
+    if name == "mask_truncated_completions":
+        options["max_steps"] = 6  # a step whose samples are all cut moves nothing
     if name == "bf16":
         options["zo_eps"] = 0.05  # above autocast's rounding
     with warnings.catch_warnings():

@@ -1,7 +1,6 @@
 """ZOPrOTrainer's rollouts: prompts, sampling, batches kept for several steps, resumption."""
 
 import pytest
-import torch
 from trainer.tiny_llama import build_model, build_tokenizer, moved, prompts, reward_digits, snapshot
 from trainer.tiny_trainer import arguments, logged
 from trainer.tiny_trl import GENERATE, build
@@ -88,4 +87,5 @@ def test_resumed_rloo_ends_at_the_same_bits(tmp_path):
     rest = build("rloo", tmp_path / "b", model=build_model(seed=3), **options)
     rest.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-2"))
     assert rest.state.global_step == 4 and not moved(snapshot(whole.model), rest.model)
-    assert torch.load(tmp_path / "a" / "checkpoint-2" / "optimizer.pt", weights_only=True)
+    files = [p.name for p in (tmp_path / "a").rglob("*")]
+    assert files and not [n for n in files if n.endswith((".pt", ".pth", ".bin", ".pkl"))]

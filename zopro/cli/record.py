@@ -21,6 +21,7 @@ import yaml
 from transformers import TrainerCallback
 
 import zopro
+from zopro.files import append, write_beside
 
 PACKAGES = ("zopro", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "triton")
 
@@ -41,9 +42,8 @@ class Record(TrainerCallback):
         self._written = True
         self._folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(self._options, sort_keys=False, allow_unicode=True)
-        (self._folder / "config.yaml").write_text(text, encoding="utf-8")
-        with open(self._folder / "runs.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(described(self._command)) + "\n")
+        write_beside(self._folder / "config.yaml", text)
+        append(self._folder / "runs.jsonl", json.dumps(described(self._command)) + "\n")
 
 
 def described(command: Sequence[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ zopro train  --task T --model S --reward_model R
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -18,12 +19,13 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
-from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+from trl import RewardConfig, SFTConfig
 
+from zopro.files import append, locked, write_beside
 from zopro.iterations.config import REWARD_DATA
 from zopro.iterations.models import prepare_tokenizer
-from zopro.iterations.reward import CENTRED, ScoreTrainer
+from zopro.iterations.policy import SupervisedTrainer
+from zopro.iterations.reward import CENTRED, PairTrainer, ScoreTrainer
 from zopro.iterations.training import go_on
 
 from .errors import CommandError
@@ -83,14 +85,14 @@ class Lines(TrainerCallback):
         # Steps after the checkpoint are done again.
         if state.is_world_process_zero and self._path.is_file():
             lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"]
-                    <= state.global_step]  # fmt: skip
-            self._path.write_text("".join(kept), encoding="utf-8")
+            rows = [(x, json.loads(x)) for x in lines if x.endswith("\n")]
+            kept = [x for x, row in rows
+                    if row["step"] <= state.global_step and "train_runtime" not in row]  # fmt: skip
+            write_beside(self._path, "".join(kept))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+            append(self._path, json.dumps({"step": state.global_step, **logs}) + "\n")
 
 
 STARTS = {"sft": (SFTConfig, SFTFlags), "reward": (RewardConfig, RewardFlags)}
@@ -130,13 +132,14 @@ def run(argv: Sequence[str], command: str) -> int:
     make = _trainer(command, task, flags, tokenizer, args)
     stop = StopAtStep(folder)
     record = Record(folder, {**dataclasses.asdict(flags), **options}, [command, *argv])
-    with shown(), stop.listening():
+    with shown(), stop.listening(), contextlib.ExitStack() as held:
         trainer = make([record, Lines(folder), stop])
         if len(trainer.train_dataset) == 0:
             raise CommandError(f"every row is over max_length={args.max_length} tokens: raise it, "
                                "or shorten the texts")  # fmt: skip
-        begun = Path(folder).is_dir()
-        go_on(trainer, get_last_checkpoint(folder) if begun else None)
+        if trainer.is_world_process_zero():
+            held.enter_context(locked(Path(folder)))
+        go_on(trainer, lambda step: None)  # Lines does it
         if getattr(flags, "merge", False) and flags.lora_r is not None:
             if trainer.is_world_process_zero():
                 trainer.model.merge_and_unload().save_pretrained(folder)
@@ -197,14 +200,14 @@ def _trainer(command: str, task: Any, flags: StartFlags, tokenizer: Any, args: A
         torch.manual_seed(args.seed)  # the adapter's and the head's initial values
         if command == "sft":
             args.model_init_kwargs = {"dtype": flags.dtype, "trust_remote_code": False}
-            return SFTTrainer(flags.model, **common)
+            return SupervisedTrainer(flags.model, **common)
         model = AutoModelForSequenceClassification.from_pretrained(
             flags.model, num_labels=1, dtype=flags.dtype, trust_remote_code=False
         )
         if model.config.pad_token_id is None:
             model.config.pad_token_id = tokenizer.pad_token_id
         if flags.reward_data == "pairs":
-            return RewardTrainer(model, **common)
+            return PairTrainer(model, **common)
         common.pop("peft_config")
         return ScoreTrainer(model if lora is None else get_peft_model(model, lora), **common)
 

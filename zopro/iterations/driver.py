@@ -98,8 +98,9 @@ def iterate(
     )
     if config.reward_model is not None and "reward" not in run.done:
         context.first_reward = read_reward(config.reward_model, config, reward)
-    run.create()
-    Run(context, gathered).go()
+    with run.locked():
+        run.create()
+        Run(context, gathered).go()
     return Outcome(policy, reward, tokenizer, run.path, run.done)
 
 

@@ -55,9 +55,8 @@ class Run:
             return
         self.run.begin(name)
         logger.info("phase %s", name)
-        # Of a phase that was interrupted only the steps of its checkpoint stay in the log.
-        checkpoint = self.run.last_checkpoint(name)
-        self.run.forget(name, int(checkpoint.rsplit("-", 1)[1]) if checkpoint else -1)
+        if not self.run.checkpoints(name).is_dir():  # else its trainer says what it does again
+            self.run.forget(name, -1)
         torch.manual_seed(phase_seed(self.config.seed, name))
         metrics = work(name, *args)
         self.run.log(name, int(metrics.pop("steps", 0)), {"event": "done", **metrics})

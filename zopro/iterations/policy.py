@@ -11,7 +11,7 @@ from peft import PeftModel
 from trl import RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
 
 from zopro import schedules
-from zopro.trainer import ZOPrOConfig, ZOPrOTrainer
+from zopro.trainer import Resumable, ZOPrOConfig, ZOPrOTrainer
 from zopro.trainer.rloo import _check_dataset, _checked, _is_plain
 
 from .models import merge, policy_weights, snapshot
@@ -27,6 +27,15 @@ FIRST_ORDER_LR = 5e-5
 # before had moved it by 0.84: within 30 steps KL was 13 and every response 32 tokens of nothing.
 ZEROTH_ORDER_SCALE = 10.0
 
+
+class SupervisedTrainer(Resumable, SFTTrainer):
+    """TRL's, resumed to the bit."""
+
+
+class FirstOrderTrainer(Resumable, RLOOTrainer):
+    """TRL's, resumed to the bit."""
+
+
 Targets = tuple[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor] | None]
 
 
@@ -41,7 +50,7 @@ def supervise(context: Context, phase: str, data: Dataset) -> dict[str, float]:
     longest = config.max_prompt_length + config.max_completion_length + 1
     args = arguments(SFTConfig, context, phase, config.supervised or {}, {"max_length": longest})
     with forwards_kept(context.policy):
-        trainer = SFTTrainer(
+        trainer = SupervisedTrainer(
             model=context.policy,
             args=args,
             train_dataset=data,
@@ -105,7 +114,7 @@ def _trainer(
         rewards = [RewardScorer(context.reward, context.tokenizer, config.batch_size, length)]
     kept: dict[str, Any] = {}
     if method == "rloo":
-        cls, args_cls = RLOOTrainer, RLOOConfig
+        cls, args_cls = FirstOrderTrainer, RLOOConfig
         # As ZOPrOTrainer does: TRL's takes NaN for "does not apply".
         rewards = [_checked(f) if _is_plain(f) else f for f in rewards]
     else:

@@ -10,6 +10,8 @@ from datasets import Dataset
 from transformers import PreTrainedModel, Trainer
 from trl import RewardConfig, RewardTrainer
 
+from zopro.trainer import Resumable
+
 from .config import IterationConfig
 from .models import REWARD, RewardModel, active, snapshot
 from .scoring import padded, whole
@@ -19,7 +21,11 @@ from .training import Context, arguments, train
 CENTRED = {"center_rewards_coefficient": 0.01}
 
 
-class ScoreTrainer(Trainer):
+class PairTrainer(Resumable, RewardTrainer):
+    """TRL's, resumed to the bit."""
+
+
+class ScoreTrainer(Resumable, Trainer):
     """Regression of a sequence classifier on scores: the mean squared error of its one logit.
 
     train_dataset: columns `prompt`, `completion` (text or messages) and `score` (float); rows of
@@ -65,7 +71,7 @@ def learn(
     config: IterationConfig = context.config
     if len(data) == 0:
         raise ValueError(f"the reward model's data are empty in phase {phase!r}: give rows")
-    cls = ScoreTrainer if "score" in data.column_names else RewardTrainer
+    cls = ScoreTrainer if "score" in data.column_names else PairTrainer
     keep = ("prompt", "chosen", "rejected", "completion", "score", "margin")
     data = data.remove_columns([c for c in data.column_names if c not in keep])
     longest = config.max_prompt_length + config.max_completion_length + 1  # and the end token

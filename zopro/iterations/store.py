@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,23 +23,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
+
+from zopro.files import LOCK, append, locked, write_beside
 
 from .config import IterationConfig
 
 PACKAGES = ("zopro", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
+BEGUN = ("config.json", "config.json.part", LOCK)  # a run that was killed before it had a state
 MAY_DIFFER = ("resume", "output_dir")  # between the run that began and the one that goes on
-
-
-def write(path: Path, text: str) -> None:
-    """Writes beside and renames: a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    with open(beside, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
 
 
 class RunFolder:
@@ -70,7 +62,7 @@ class RunFolder:
             )
         if "state.json" in held:
             self._go_on(options, data)
-        elif any(name not in ("config.json", "config.json.part") for name in held):
+        elif any(name not in BEGUN for name in held):
             raise ValueError(
                 f"output_dir={path!r} holds {held[0]!r} but no run (state.json): name a new folder"
             )
@@ -84,7 +76,7 @@ class RunFolder:
         Apart from the constructor, so that what is refused after it leaves no folder behind.
         """
         if self._new is not None:
-            write(self.path / "config.json", _json(self._new))
+            write_beside(self.path / "config.json", _json(self._new))
             self._write_state()
             self._new = None
 
@@ -134,7 +126,23 @@ class RunFolder:
 
     def _write_state(self) -> None:
         if self.main:
-            write(self.path / "state.json", _json(self.state))
+            write_beside(self.path / "state.json", _json(self.state))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Inside, no other process works in the folder; RuntimeError where one does."""
+        if not self.main:
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.path):
+            yield
+
+    def _folder_of(self, phase: str) -> Path:
+        folder = self.path / "phases" / phase
+        if self.path.is_dir():  # a folder that is gone is not made again, half as it was
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def file(self, phase: str, name: str) -> Path:
         return self.path / "phases" / phase / name
@@ -142,24 +150,12 @@ class RunFolder:
     def checkpoints(self, phase: str) -> Path:
         return self.path / "checkpoints" / phase
 
-    def last_checkpoint(self, phase: str) -> str | None:
-        """The newest whole checkpoint of this phase: its trainer's state is written last."""
-        found = [
-            (int(folder.name.split("-")[-1]), folder)
-            for folder in self.checkpoints(phase).glob("checkpoint-*")
-            if (folder / "trainer_state.json").is_file() and folder.name.split("-")[-1].isdigit()
-        ]
-        return str(max(found)[1]) if found else None
-
     def save(self, phase: str, name: str, tensors: dict[str, torch.Tensor]) -> None:
         """Writes tensors of any shape and dtype as safetensors, beside and renamed."""
         if not self.main:
             return
-        path = self.file(phase, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".part")
-        save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, str(beside))
-        os.replace(beside, path)
+        data = save({n: t.detach().cpu().contiguous() for n, t in tensors.items()})
+        write_beside(self._folder_of(phase) / name, data)
 
     def load(self, phase: str, name: str) -> dict[str, torch.Tensor] | None:
         """What `save` wrote, on the CPU; None where there is none; ValueError if damaged."""
@@ -174,7 +170,7 @@ class RunFolder:
     def write_rows(self, phase: str, name: str, rows: Iterable[dict[str, Any]]) -> None:
         if self.main:
             lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-            write(self.file(phase, name), "".join(lines))
+            write_beside(self._folder_of(phase) / name, "".join(lines))
 
     def read_rows(self, phase: str, name: str) -> list[dict[str, Any]]:
         path = self.file(phase, name)
@@ -189,13 +185,14 @@ class RunFolder:
                 n: None if isinstance(v, float) and not math.isfinite(v) else v
                 for n, v in values.items()
             }
-            self.path.mkdir(parents=True, exist_ok=True)
-            with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps({"phase": phase, "step": step, **values}) + "\n")
+            append(
+                self.path / "metrics.jsonl",
+                json.dumps({"phase": phase, "step": step, **values}) + "\n",
+            )
 
     def forget(self, phase: str, after: int) -> None:
-        """Drops what the phase will write again, its steps beyond `after` and its end; and half a
-        line at the file's end."""
+        """Drops what the phase will write again, its steps beyond `after`, its trainer's last word
+        and its end; and half a line at the file's end."""
         path = self.path / "metrics.jsonl"
         if not self.main or not path.is_file():
             return
@@ -205,9 +202,10 @@ class RunFolder:
                 row = json.loads(line)
             except ValueError:
                 continue
-            if row["phase"] != phase or (row["step"] <= after and "event" not in row):
+            last = "event" in row or "train_runtime" in row
+            if row["phase"] != phase or (row["step"] <= after and not last):
                 kept.append(line + "\n")
-        write(path, "".join(kept))
+        write_beside(path, "".join(kept))
 
 
 def _version(name: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +14,12 @@ from torch import Tensor
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainerCallback,
-    TrainerState,
     TrainingArguments,
 )
+
+from zopro.trainer import Resumable
+from zopro.trainer.resumable import steps_of
 
 from .config import IterationConfig
 from .models import RewardModel
@@ -100,19 +101,18 @@ def forwards_kept(policy: PreTrainedModel) -> Iterator[None]:
                 model.forward = forward
 
 
-def train(trainer: Trainer, context: Context, phase: str) -> dict[str, float]:
-    """Trains from the phase's newest checkpoint, or from its start; the trainer's final metrics."""
-    return go_on(trainer, context.run.last_checkpoint(phase))
+def train(trainer: Resumable, context: Context, phase: str) -> dict[str, float]:
+    """Trains from where the phase was, or from its start; the trainer's final metrics."""
+    return go_on(trainer, lambda step: context.run.forget(phase, step))
 
 
-def go_on(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
-    """Trains from a checkpoint's folder, or from the start; the trainer's final metrics."""
-    if checkpoint is not None:
-        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-        if state.global_step >= state.max_steps:
-            # Interrupted after its last step: Trainer.train would do one step too many.
-            trainer._load_from_checkpoint(checkpoint)
-            return {"steps": state.global_step}
+def go_on(trainer: Resumable, forget: Callable[[int], None]) -> dict[str, float]:
+    """Trains from where the run in the trainer's folder was, or from the start; the final metrics.
+
+    forget: told the step, or -1, after which metrics will be written again.
+    """
+    checkpoint = trainer.resume_point()
+    forget(-1 if checkpoint is None else steps_of(Path(checkpoint)))
     result = trainer.train(resume_from_checkpoint=checkpoint)
     # Gradients are not needed while the next phase runs; the optimizer's state goes with `trainer`.
     trainer.model.zero_grad(set_to_none=True)

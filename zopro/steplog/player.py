@@ -31,8 +31,9 @@ def replay(
     """Takes `parameters` from where the log begins to where it ends, or to `until` steps of the
     optimizer; returns the SHA-256 of their bits, as the log's marks have it.
 
-    parameters: the trainable ones that training started from, by name or in the log's order, with
-    their shapes and dtypes, on any device; written in place. backend: of zopro_kernels. One update
+    parameters: the trainable ones that training started from, or those of a mark in the log (of a
+    checkpoint, say), by name or in the log's order, with their shapes and dtypes, on any device;
+    written in place. backend: of zopro_kernels. One update
     a step is enough where training restored exactly; in place, every pass left its roundings in
     the weights and is made again. On every backend and device the bits are those of the training.
 
@@ -46,9 +47,11 @@ def replay(
         raise ValueError(
             f"until={end} is not in the log: it holds steps {log.head.steps} to {log.steps}"
         )
-    _check_base(log.head, tensors)
+    known = _known(log, tensors, end)
     player = _Player(log, tensors, backend)
-    for record in log.records:
+    for record in log.records[:known]:
+        player.pass_over(record)
+    for record in log.records[known:]:
         if until is not None and player.steps == end and isinstance(record, f.Step | f.Moves):
             break
         player.play(record)
@@ -82,13 +85,22 @@ def _matched(head: f.Head, given: Mapping[str, Tensor] | Sequence[Tensor]) -> li
     return list(given)
 
 
-def _check_base(head: f.Head, tensors: Iterable[Tensor]) -> None:
-    for digest, p in zip(digest_each(tensors), head.parameters):
-        if digest != p.digest:
-            raise ValueError(
-                f"parameter {p.name!r} has other weights than the run started from (SHA-256 "
-                f"{digest[:12]}, the log has {p.digest[:12]}): give the run's base"
-            )
+def _known(log: Log, tensors: Iterable[Tensor], end: int) -> int:
+    """How many records `tensors` have behind them; ValueError where they are no weights of the log.
+    They have the bits of its start, or of a mark no later than `end` steps."""
+    digests = digest_each(tensors)
+    whole = joined(digests)
+    if whole == log.head.digest:
+        return 0
+    for i, record in enumerate(log.records):
+        marked = isinstance(record, f.Mark | f.Resume) and record.steps <= end
+        if marked and record.digest == whole:
+            return i + 1
+    digest, p = next((d, p) for d, p in zip(digests, log.head.parameters) if d != p.digest)
+    raise ValueError(
+        f"parameter {p.name!r} has other weights than the run started from (SHA-256 "
+        f"{digest[:12]}, the log has {p.digest[:12]}): give the run's base"
+    )
 
 
 class _Player:
@@ -137,6 +149,17 @@ class _Player:
     def settle(self) -> None:
         """Stores theta where a step with lookahead left theta + eps z."""
         self._opt._weights.home()
+
+    def pass_over(self, record: f.Record) -> None:
+        """Takes notice of `record`, whose passes the weights have behind them."""
+        if isinstance(record, f.Step):
+            self._opt._step_count, self._opt._passes = record.step + 1, record.passes
+        elif isinstance(record, f.Mark | f.Resume):
+            self._opt._passes = record.passes
+            if isinstance(record, f.Resume):
+                self._take(record.seed, record.options)
+        elif isinstance(record, f.Groups | f.Aim):
+            self.play(record)
 
     def _take(self, seed: int, options: f.Options) -> None:
         opt = self._opt

@@ -2,6 +2,7 @@
 
 from .config import ZerothOrderArguments, ZOPrOConfig
 from .mixin import ZerothOrderMixin
+from .resumable import Resumable
 from .rloo import ZOPrOTrainer
 
-__all__ = ["ZOPrOConfig", "ZOPrOTrainer", "ZerothOrderArguments", "ZerothOrderMixin"]
+__all__ = ["Resumable", "ZOPrOConfig", "ZOPrOTrainer", "ZerothOrderArguments", "ZerothOrderMixin"]

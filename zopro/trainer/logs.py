@@ -34,7 +34,7 @@ class LogSteps(TrainerCallback):
             return
         if zopro.step_count == 0 and hasattr(model, "peft_config"):
             model.save_pretrained(folder / START, selected_adapters=model.active_adapters)
-        self._log = StepLog(folder / NAME, zopro)
+        self._log = StepLog(folder / NAME, zopro, every_step=True)
 
     def on_train_end(self, args, state, control, **kwargs):
         if self._log is not None:

@@ -19,10 +19,11 @@ from .distributed import (
 )
 from .evaluation import CommonRandomNumbers, root_in_eval, submodules_in_eval
 from .logs import LogSteps
+from .progress import Recoverable
 from .settling import Settle, attached, settle, watched
 
 
-class ZerothOrderMixin:
+class ZerothOrderMixin(Recoverable):
     """Turns `transformers.Trainer` or any child of it into a zeroth-order trainer:
 
         class ZOSFTTrainer(ZerothOrderMixin, SFTTrainer):

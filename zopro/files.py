@@ -1,0 +1,105 @@
+"""Files that are whole or not there, and a folder that one process at a time works in."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+LOCK = "run.lock"
+
+
+def write_beside(path: Path, data: bytes | str, sync: bool = True) -> None:
+    """Writes beside and renames: a reader sees the old file or the new one, never a part.
+
+    path: its folder must exist. sync: also wait for the disk, against a loss of power. Raises
+    OSError that names the file, with what was there before untouched.
+    """
+    beside = path.with_name(path.name + ".part")
+    try:
+        with open(beside, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise unwritable(path, error) from error
+
+
+def append(path: Path, text: str) -> None:
+    """Appends in one write; OSError that names the file, which then is as it was before."""
+    data = text.encode()
+    try:
+        with open(path, "ab", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            try:
+                if file.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(size)
+                raise
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> OSError:
+    """`error` as a sentence about `path`: what happened, and that what was there is still there."""
+    why = error.strerror or str(error)
+    if isinstance(error, FileNotFoundError):
+        why = f"its folder {str(path.parent)!r} is gone"
+    hint = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
+    return OSError(
+        f"{str(path)!r} cannot be written: {why}; {hint} and give the same command again, which "
+        "goes on from what was written before"
+    )
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Inside, `folder`, which must exist, is this process's: `run.lock` has its pid and host.
+
+    Raises RuntimeError where another process has it. The lock is the kernel's (flock), so that of
+    a killed process is gone with it: no file is ever stale.
+    """
+    path = folder / LOCK
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(
+                f"output_dir={str(folder)!r} is in use by {_owner(handle)}: wait for it to end, or "
+                "name another folder"
+            ) from None
+        except OSError:
+            pass  # a file system without locks: nothing holds, nothing is refused
+        with contextlib.suppress(OSError):  # on a full disk the lock holds without its text
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps(_self()).encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _self() -> dict[str, str | int]:
+    return {"pid": os.getpid(), "host": socket.gethostname()}
+
+
+def _owner(handle: int) -> str:
+    try:
+        held = json.loads(os.pread(handle, 4096, 0))
+        return f"process {held['pid']} on {held['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
