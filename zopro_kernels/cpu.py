@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import replace
 from types import ModuleType
 
 import torch
@@ -11,11 +10,10 @@ from torch import Tensor
 
 from .passes import Dots, Pass
 from .reference_law import LAW
-from .stored import Stored
 from .table import describe
 
 CHUNK_TILES = 1
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 
 _native: ModuleType | None = None
 try:
@@ -46,28 +44,21 @@ def instruction_set() -> str:
 
 def add_noise_(p: Pass) -> None:
     """Performs the pass in place."""
-    if p.form != torch.float32:
-        p = replace(p, prev=_fp32(p.prev), v=_fp32(p.v), tables={})
     table = describe(p, CHUNK_TILES)
     _native.add_noise(
-        table.rows.data_ptr(), len(p.tensors), p.integers.data_ptr(), p.count,
+        table.rows.data_ptr(), table.scales_address, len(p.tensors), p.integers.data_ptr(), p.count,
         p.floats.data_ptr(), p.floats.stride(0), _DTYPES[p.tensors[0].dtype],
         p.distribution == "gaussian", p.stochastic, p.prev is not None, p.v is not None,
-        torch.get_num_threads(),
+        _DTYPES[p.form], torch.get_num_threads(),
     )  # fmt: skip
 
 
 def noise_dots(d: Dots) -> Tensor:
     """int64 [T, 2]: v.n in units of 2^-40 and n.n in units of 2^-24."""
-    if d.form != torch.float32:
-        d = replace(d, vectors=_fp32(d.vectors), tables={})
     sums = torch.empty(len(d.vectors), 2, dtype=torch.int64)
+    table = describe(d, CHUNK_TILES)
     _native.noise_dots(
-        describe(d, CHUNK_TILES).rows.data_ptr(), len(d.vectors), d.integers.data_ptr(),
-        sums.data_ptr(), d.distribution == "gaussian", torch.get_num_threads(),
+        table.rows.data_ptr(), table.scales_address, len(d.vectors), d.integers.data_ptr(),
+        sums.data_ptr(), d.distribution == "gaussian", _DTYPES[d.form], torch.get_num_threads(),
     )  # fmt: skip
     return sums
-
-
-def _fp32(given: list[Stored] | None) -> list[Tensor] | None:
-    return None if given is None else [x.float() for x in given]

@@ -9,11 +9,12 @@
 
 namespace zopro::cpu {
 
-enum class Dtype : int { fp32 = 0, bf16 = 1, fp16 = 2 };
+enum class Dtype : int { fp32 = 0, bf16 = 1, fp16 = 2, int8 = 3 };
 
 struct AddNoise {
     std::vector<uint64_t> theta;    // [T] addresses, written in place; elements of type `dtype`
-    std::vector<uint64_t> prev, v;  // [T] addresses of fp32 elements, or empty
+    std::vector<uint64_t> prev, v;  // [T] addresses of elements of type `form`, or empty
+    std::vector<uint64_t> prev_scales, v_scales;  // [T] addresses of fp32; 0 unless int8
     std::vector<int64_t> numels;    // [T]
     std::vector<int64_t> offsets;   // [T] global index of the first element
     std::vector<uint32_t> params;   // [T]
@@ -24,6 +25,7 @@ struct AddNoise {
     const float* prev_coeffs;       // [T]
     const float* v_coeffs;          // [T]
     Dtype dtype;
+    Dtype form;  // of prev and v: fp32, bf16 or int8
     bool gaussian;
     bool stochastic;
     uint64_t rounding_seed;
@@ -31,7 +33,9 @@ struct AddNoise {
 };
 
 struct NoiseDots {
-    std::vector<uint64_t> vectors;  // [T] addresses of fp32 elements
+    std::vector<uint64_t> vectors;  // [T] addresses of elements of type `form`
+    std::vector<uint64_t> scales;   // [T] addresses of fp32; 0 unless int8
+    Dtype form;
     std::vector<int64_t> numels, offsets;
     std::vector<uint32_t> params;
     uint64_t seed;
@@ -40,9 +44,9 @@ struct NoiseDots {
     int threads;
 };
 
-// Bytes of working memory that add_noise needs for each thread and seed, on cache lines: the signs of
-// a tile, or two units of a Gaussian's words and what their drawing shares.
-constexpr int64_t DRAWN_BYTES = SIGN_TILE / 8 + 128;
+// Bytes of working memory that add_noise needs for each thread and seed: the signs of a tile, or the
+// places in the Gaussian's table of a strip of 256 elements, 16 bits each.
+constexpr int64_t DRAWN_BYTES = SIGN_TILE / 8;
 
 void add_noise(const AddNoise& args);
 // Sums of [T, 2]: v.n in units of 2^-40, n.n in units of 2^-24.

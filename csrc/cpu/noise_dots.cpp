@@ -1,6 +1,5 @@
 // v.n and n.n of each tensor as integer sums (noise.h, "targeted directions").
-#include "draw.h"
-#include "kernels.h"
+#include "kept.h"
 #include "tiles.h"
 
 namespace zopro::cpu::ZOPRO_ISA {
@@ -38,9 +37,9 @@ struct Sums {
     VecL vn{}, nn{};  // nn: gaussian alone; signs have n n = 1
 
     template <bool GAUSSIAN>
-    void add(const VecF* n, const float* v) {
+    void add(const VecF* n, const VecF* v) {
         for (int j = 0; j < 4; ++j) {
-            add_truncated(vn, load<VecF>(v + j * LANES) * n[j] * DOT_VN_SCALE);
+            add_truncated(vn, v[j] * n[j] * DOT_VN_SCALE);
             if (!GAUSSIAN) continue;
             // Below 2^31, since |n| <= 10.21 (noise.h).
             const VecL squares = (VecL)__builtin_convertvector(n[j] * n[j] * DOT_NN_SCALE, VecI);
@@ -52,39 +51,48 @@ struct Sums {
 template <bool GAUSSIAN>
 void add_tile(const NoiseDots& args, size_t t, uint64_t tile, int64_t* out) {
     using O = Order<false>;
-    constexpr int STEP = GAUSSIAN ? UNIT : BLOCK, VECTORS = STEP / LANES;
     const Stream stream{args.seed, args.params[t], args.stream};
-    const int64_t start = tile * SIGN_TILE, begin = args.offsets[t], end = begin + args.numels[t];
-    const int64_t low = begin > start ? begin : start;
-    const int64_t high = end < start + SIGN_TILE ? end : start + SIGN_TILE;
-    const float* v = (const float*)args.vectors[t] - begin;
-    uint8_t signs[SIGN_TILE / 8];
-    GaussianDraws draws;
-    if (GAUSSIAN) draws.begin(stream, low / STEP * STEP);
-    if (!GAUSSIAN) draw_sign_bits(stream, tile, signs);
+    const int64_t begin = args.offsets[t], end = begin + args.numels[t];
+    const size_t size = kept_bytes(args.form);
+    alignas(64) uint8_t drawn[DRAWN_BYTES];
     Sums sums;
-    for (int64_t at = low / STEP * STEP; at < high; at += STEP) {
-        VecF n[VECTORS] = {};
-        if constexpr (GAUSSIAN)
-            add_unit<O>(n, 1.0f, draws, at);
-        else
-            add_signs<O>(n, 1.0f, signs + (at - start) / 8);
-        if (at >= low && at + STEP <= high) {
-            for (int j = 0; j < VECTORS; j += 4) sums.add<GAUSSIAN>(n + j, v + at + j * LANES);
-            continue;
+    if (!GAUSSIAN) draw_sign_bits(stream, tile, drawn);
+    for (int row = 0; row < STRIPS_A_TILE; ++row) {
+        const int64_t at = int64_t(tile * SIGN_TILE) + row * STRIP;
+        const int64_t low = begin > at ? begin : at;
+        const int64_t high = end < at + STRIP ? end : at + STRIP;
+        if (low >= high) continue;
+        if (GAUSSIAN) draw_gaussian_places(stream, at / STRIP, (uint32_t*)drawn);
+        const uint8_t* from = drawn + (GAUSSIAN ? 0 : 32 * row);
+        const Kept v(args.vectors[t], args.scales[t], args.form, low - begin,
+                     at / STRIP - begin / STRIP);
+        // Elements of a block that the tensor does not cover count as v = n = 0.
+        const int first = int(low - at), last = int(high - at);
+        for (int e = first / BLOCK * BLOCK; e < last; e += BLOCK) {
+            VecF n[4] = {};
+            add_block<GAUSSIAN, O>(n, 1.0f, from, e);
+            VecF x[4];
+            if (e >= first && e + BLOCK <= last) {
+                read_kept<O::paired>(args.form, v, e - first, x);
+            } else {
+                uint8_t part[4 * BLOCK] = {};
+                float noise[BLOCK];
+                memcpy(noise, n, sizeof noise);
+                for (int i = 0; i < BLOCK; ++i) {
+                    if (e + i >= first && e + i < last)
+                        memcpy(part + i * size, v.p + (e + i - first) * size, size);
+                    else
+                        noise[i] = 0;
+                }
+                memcpy(n, noise, sizeof noise);
+                Kept copy = v;
+                copy.p = part;
+                read_kept<O::paired>(args.form, copy, 0, x);
+            }
+            sums.add<GAUSSIAN>(n, x);
         }
-        // Elements that the tensor does not cover count as v = n = 0.
-        float part[STEP] = {}, noise[STEP];
-        memcpy(noise, n, sizeof noise);
-        for (int i = 0; i < STEP; ++i) {
-            const bool inside = at + i >= low && at + i < high;
-            if (inside) part[i] = v[at + i];
-            if (!inside) noise[i] = 0;
-        }
-        memcpy(n, noise, sizeof noise);
-        for (int j = 0; j < VECTORS; j += 4) sums.add<GAUSSIAN>(n + j, part + j * LANES);
+        if (!GAUSSIAN) out[1] += (high - low) * int64_t(DOT_NN_SCALE);
     }
-    if (!GAUSSIAN) out[1] += (high - low) * int64_t(DOT_NN_SCALE);
     out[0] += total(sums.vn);
     out[1] += total(sums.nn);
 }

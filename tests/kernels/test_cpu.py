@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 from kernels.bits import assert_same_bits
+from kernels.cases import KEPT
 
 import zopro_kernels as zk
 
@@ -34,17 +35,24 @@ def run_every_case(backend: str) -> list[torch.Tensor]:
     out = []
     cases = itertools.product(
         ("rademacher", "gaussian"), (torch.float32, torch.bfloat16, torch.float16),
-        ("nearest", "stochastic"), (0, 1, 3), (0, 5, 2**33 + 4093), (1, 1023, 20_011),
+        ("nearest", "stochastic"), (0, 1, 3),
+        ((0, None), (5, "fp32"), (5, "bf16"), (5, "int8"), (2**33 + 4093, None)),
+        (1, 1023, 20_011),
     )  # fmt: skip
-    for distribution, dtype, rounding, k, offset, numel in cases:
+    for distribution, dtype, rounding, k, (offset, form), numel in cases:
         x = (torch.randn(numel, generator=g) * 10 ** (-8 * torch.rand(numel, generator=g))).to(
             dtype
         )
         x[: min(numel, 6)] = torch.tensor([float("nan"), float("inf"), -65519, 7e4, 1e-7, -0.0])[
             : min(numel, 6)
         ]
-        prev, v = torch.randn(2, numel, generator=g)
-        more = dict(prev=[prev], prev_coeffs=0.3, v=[v], v_coeffs=-0.2) if offset == 5 else {}
+        more = {}
+        if form is not None:
+            prev, v = (KEPT[form](x, offset) for x in torch.randn(2, numel, generator=g))
+            more = dict(prev=[prev], prev_coeffs=0.3, v=[v], v_coeffs=-0.2)
+            norms = torch.ones(1, dtype=torch.float64)
+            out.append(zk.noise_dots([v], k, offsets=[offset], distribution=distribution,
+                                     norms=norms, backend=backend))  # fmt: skip
         zk.add_noise_(
             [x], [2**63 + j for j in range(k)], [0.01 * (j + 1) for j in range(k)], decay=0.9,
             streams=list(range(k)), offsets=[offset], distribution=distribution,
