@@ -18,6 +18,7 @@ import bench_tables
 import learning_tables
 import limits_tables
 import replay_tables
+import resume_tables
 from document import ROOT, NotMeasured, load, markdown, source
 
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -143,7 +144,7 @@ def reward_baselines() -> str:
 
 
 # Each has BLOCKS: name of a table -> the function that makes it.
-MODULES = (bench_tables, learning_tables, limits_tables, replay_tables)
+MODULES = (bench_tables, learning_tables, limits_tables, replay_tables, resume_tables)
 TABLES: dict[str, Callable[[], str]] = {
     "candidates": candidates,
     "demo": demo,

@@ -161,6 +161,8 @@ def _read(path: str) -> dict[str, Any]:
         raise CommandError(f"config={path!r} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict):
         raise CommandError(f"config={path!r} holds no mapping of options")
+    if "help" in found:
+        raise CommandError(f"config={path!r} holds 'help', which is for the command line alone")
     return found
 
 

@@ -44,8 +44,11 @@ class Embedder:
         from transformers import AutoModel, AutoTokenizer
 
         folder = Path(folder) if folder else fetch_model()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModel.from_pretrained(folder, use_safetensors=True).eval().to(device)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        self.model = AutoModel.from_pretrained(
+            folder, use_safetensors=True, trust_remote_code=False
+        )
+        self.model = self.model.eval().to(device)
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str], batch: int = 64) -> torch.Tensor:

@@ -1,0 +1,190 @@
+"""`zopro train` killed (SIGKILL) at random instants and given again, against an unbroken run.
+
+python benchmarks/kills.py --kills 50 --json benchmarks/results/kills.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import harness
+import torch
+
+os.environ |= {"CI": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from safetensors.torch import load_file
+from trainer.tiny_llama import build_model, build_tokenizer
+
+from zopro.cli import main as zopro_main
+from zopro.iterations import driver  # noqa: F401  # what takes seconds, before any fork
+from zopro.iterations.training import LogLines
+
+OPTIONS = (
+    "--task translation --limit 16 --method zopro --first spsa --max_steps 12"
+    " --save_steps 5 --logging_steps 2 --num_iterations 2 --zo_num_directions 2"
+    " --use_cpu --lora_r 2 --per_device_train_batch_size 4 --max_completion_length 4"
+    " --learning_rate 1e-2"
+)
+TIMES = ("runtime", "per_second", "step_time", "reward_time", "seconds")
+
+
+def prepared(folder: Path) -> list[str]:
+    """A tiny model and rows in `folder`; the command without its output folder."""
+    build_model().save_pretrained(folder / "model")
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(folder / "model")
+    made = ({"source": f"w{i % 40} w{(3 * i) % 40} cat {i}", "reference": f"good cat w{i % 40} w2"}
+            for i in range(80))  # fmt: skip
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    return ["train", "--model", str(folder / "model"), "--source", str(folder / "rows.jsonl"),
+            *OPTIONS.split()]  # fmt: skip
+
+
+def forked(argv: list[str], trace: Path, delay: float | None = None) -> bool:
+    """Runs the command in a process of its own; killed after `delay` s. Whether it came to its end.
+
+    trace: gets a line a start of a trainer and a step: what kind, phase, step.
+    """
+    child = os.fork()  # no thread has been started yet: the libraries load once
+    if child == 0:
+        sys.stdout = sys.stderr = open(trace.with_suffix(".out"), "a")  # noqa: SIM115
+        _traced(trace)
+        os._exit(zopro_main(argv))
+    began, status = time.monotonic(), None
+    while status is None:
+        found, code = os.waitpid(child, os.WNOHANG)
+        if found:
+            status = code
+        elif delay is not None and time.monotonic() - began > delay:
+            os.kill(child, signal.SIGKILL)
+            status = os.waitpid(child, 0)[1]
+        else:
+            time.sleep(0.001)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return False
+    if status:
+        raise SystemExit(f"the command failed: {trace.with_suffix('.out').read_text()[-2000:]}")
+    return True
+
+
+def _traced(trace: Path) -> None:
+    def note(kind: str) -> Any:
+        def noted(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
+            with open(trace, "a", encoding="utf-8") as file:
+                file.write(f"{kind} {self._phase} {state.global_step}\n")
+
+        return noted
+
+    LogLines.on_train_begin, LogLines.on_step_end = note("begin"), note("step")
+
+
+def lost(trace: Path) -> dict[str, list[int]]:
+    """Of each start that goes on with a phase, the whole steps that are done again, by the phase's
+    kind: first-order ones go on from their checkpoints."""
+    done: dict[str, int] = {}
+    again: dict[str, list[int]] = {"zeroth": [], "first": []}
+    for line in trace.read_text().splitlines():
+        kind, phase, step = line.split()
+        if kind == "begin" and phase in done:
+            again["zeroth" if phase.endswith(".policy") else "first"].append(
+                done[phase] - int(step)
+            )
+        done[phase] = int(step)
+    return again
+
+
+def ends(run: Path) -> tuple[dict[str, dict[str, torch.Tensor]], list[dict[str, Any]]]:
+    """Every tensor that the run left, and its metrics without times and rates."""
+    tensors = {str(p.relative_to(run)): load_file(p) for p in sorted(run.rglob("*.safetensors"))}
+    rows = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
+    return tensors, [
+        {n: v for n, v in row.items() if not any(word in n for word in TIMES)} for row in rows
+    ]
+
+
+def differing(run: Path, whole: Path) -> tuple[int, int]:
+    """Differing bits of the weights, and differing rows of the metrics; files by name as well."""
+    (a, rows), (b, expected) = ends(run), ends(whole)
+    if a.keys() != b.keys() or any(a[f].keys() != b[f].keys() for f in a):
+        raise SystemExit(f"other files or tensors: {sorted(a.keys() ^ b.keys())}")
+    count = 0
+    for f in b:
+        for n in b[f]:
+            x, y = (t[f][n].contiguous().view(torch.uint8) for t in (a, b))
+            count += int((x ^ y).sum(dtype=torch.int64) != 0) and sum(
+                int(v).bit_count() for v in (x ^ y).flatten().tolist()
+            )
+    pairs = list(zip(rows, expected)) if len(rows) == len(expected) else [(None, 0)]
+    return count, sum(x != y for x, y in pairs)
+
+
+def chains(kills: int, each: int, seed: int) -> dict[str, Any]:
+    """`kills` kills over runs of `each`, uniform over the time that a start may take."""
+    r, points, again = random.Random(seed), [], {"zeroth": [], "first": []}
+    bits = rows = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        argv = prepared(folder)
+        began = time.monotonic()
+        forked([*argv, "--output_dir", str(folder / "whole")], folder / "whole.trace")
+        length = time.monotonic() - began
+        done = runs = 0
+        while done < kills:
+            run, trace = folder / f"run{done}", folder / f"run{done}.trace"
+            command = [*argv, "--output_dir", str(run)]
+            for _ in range(min(each, kills - done)):
+                delay = r.uniform(0.0, length * 0.6)
+                if forked(command, trace, delay):
+                    break  # at its end before the kill
+                done += 1
+                points.append(_where(trace))
+            forked(command, trace)
+            runs += 1
+            found = differing(run, folder / "whole")
+            bits, rows = bits + found[0], rows + found[1]
+            for kind, counts in lost(trace).items():
+                again[kind] += counts
+    return {
+        "kills": done,
+        "runs": runs,
+        "seconds of the unbroken run": length,
+        "killed in": {p: points.count(p) for p in sorted(set(points))},
+        "differing bits": bits,
+        "differing metrics": rows,
+        "steps done again, zeroth-order": again["zeroth"],
+        "steps done again, first-order": again["first"],
+    }
+
+
+def _where(trace: Path) -> str:
+    lines = trace.read_text().splitlines() if trace.exists() else []
+    return lines[-1].split()[1] if lines else "set-up"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--each", type=int, default=10, help="kills of one run")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    found = chains(args.kills, args.each, args.seed)
+    print(json.dumps(found, indent=2))
+    if args.json:
+        harness.record(args.json, found)
+
+
+if __name__ == "__main__":
+    main()
