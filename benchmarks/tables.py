@@ -18,6 +18,7 @@ import bench_tables
 import learning_tables
 import limits_tables
 import replay_tables
+import restore_tables
 import resume_tables
 from document import ROOT, NotMeasured, load, markdown, source
 

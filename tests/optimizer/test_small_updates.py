@@ -1,0 +1,42 @@
+"""Updates far below one unit in the last place arrive, as rounding stochastically promises."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from .tiny_module import Tiny
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import small_updates
+
+
+@pytest.fixture(scope="module")
+def moved():
+    rows = small_updates.movement(numel=8000, steps=1000, share=0.02)
+    return {(r["dtype"], r["rounding"]): r for r in rows}
+
+
+@pytest.mark.parametrize("dtype", small_updates.DTYPES)
+def test_the_mean_movement_is_that_of_fp32(moved, dtype):
+    """Within three standard errors; rounded to nearest, most weights never move."""
+    row, nearest = moved[dtype, "stochastic"], moved[dtype, "nearest"]
+    assert abs(row["share_of_fp32"] - 1) < 3 * row["share_error"] < 0.3
+    assert abs(row["mean_difference_over_error"]) < 3
+    assert nearest["share_of_fp32"] < 0.3 and nearest["never_moved"] > 0.8
+
+
+def test_a_twin_fed_the_same_slopes_stays_near():
+    """A store is off by up to eps |w| with a variance of at most a quarter of its square: after n
+    steps by sqrt(n) eps / 2 of the weights, and on the mean by nothing."""
+    steps = 200
+    torch.manual_seed(0)
+    model = Tiny(width=32)
+    rows = small_updates.trajectory(model, model, steps=steps, lr=1e-4)
+    found = {(r["dtype"], r["rounding"]): r for r in rows}
+    for dtype, kind in small_updates.DTYPES.items():
+        row = found[dtype, "stochastic"]
+        assert row["share_of_way"] == pytest.approx(1.0, abs=0.1)
+        assert row["distance_over_weights"] < torch.finfo(kind).eps * steps**0.5 / 2
+    assert found["bf16", "nearest"]["share_of_way"] < 0.9
