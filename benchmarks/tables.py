@@ -145,7 +145,14 @@ def reward_baselines() -> str:
 
 
 # Each has BLOCKS: name of a table -> the function that makes it.
-MODULES = (bench_tables, learning_tables, limits_tables, replay_tables, resume_tables)
+MODULES = (
+    bench_tables,
+    learning_tables,
+    limits_tables,
+    replay_tables,
+    restore_tables,
+    resume_tables,
+)
 TABLES: dict[str, Callable[[], str]] = {
     "candidates": candidates,
     "demo": demo,
