@@ -1,5 +1,4 @@
 // theta <- decay theta + sum_k c_k n_k + a prev + b v, in place, for one instruction set.
-#include "draw.h"
 #include "kept.h"
 #include "tiles.h"
 
@@ -11,98 +10,119 @@ class Worker {
     using T = typename D::type;
     using O = typename D::order;
     const AddNoise& args;
-    uint8_t* drawn;  // [K, DRAWN_BYTES] signs of the current tile, or places of the current strip
+    uint8_t* drawn;  // [K, DRAWN_BYTES] signs of the current tile, or a GaussianDraws
 
 public:
     Worker(const AddNoise& a, uint8_t* scratch) : args(a), drawn(scratch) {}
 
     void tile(size_t t, uint64_t tile) {
-        if (!GAUSSIAN)
-            for (size_t k = 0; k < args.seeds.size(); ++k)
-                draw_sign_bits(stream(t, k), tile, &drawn[DRAWN_BYTES * k]);
-        const int64_t begin = args.offsets[t], end = begin + args.numels[t];
-        for (int row = 0; row < STRIPS_A_TILE; ++row) {
-            const int64_t at = int64_t(tile * SIGN_TILE) + row * STRIP;
-            const int64_t low = begin > at ? begin : at;
-            const int64_t high = end < at + STRIP ? end : at + STRIP;
-            if (low >= high) continue;
-            T* theta = (T*)args.theta[t] + (low - begin);
-            const int64_t first = low - begin, strip_number = at / STRIP - begin / STRIP;
+        const int64_t start = tile * SIGN_TILE, begin = args.offsets[t], end = begin + args.numels[t];
+        int64_t at = begin > start ? begin : start;
+        const int64_t high = end < start + SIGN_TILE ? end : start + SIGN_TILE;
+        for (size_t k = 0; k < args.seeds.size(); ++k) {
+            const Stream stream{args.seeds[k], args.params[t], args.streams[k]};
+            if (GAUSSIAN)
+                draws(k).begin(stream, at / STRIP * STRIP);
+            else
+                draw_sign_bits(stream, tile, signs(k));
+        }
+        while (at < high) {
+            T* theta = (T*)args.theta[t] + (at - begin);
+            const int64_t scale = at / STRIP - begin / STRIP;
             Kept prev, v;
             if (!args.prev.empty())
-                prev = {args.prev[t], args.prev_scales[t], args.form, first, strip_number};
-            if (!args.v.empty()) v = {args.v[t], args.v_scales[t], args.form, first, strip_number};
-            const size_t kept = STRIP * kept_bytes(args.form);
-            fetch_ahead(theta, STRIP * sizeof(T), end - high);
-            if (prev.p) fetch_ahead(prev.p, kept, end - high);
-            if (v.p) fetch_ahead(v.p, kept, end - high);
-            if (high - low == STRIP)
-                strip(t, at / STRIP, row, theta, prev, v);
-            else
-                part(t, at / STRIP, row, int(low - at), int(high - low), theta, prev, v);
+                prev = {args.prev[t], args.prev_scales[t], args.form, at - begin, scale};
+            if (!args.v.empty()) v = {args.v[t], args.v_scales[t], args.form, at - begin, scale};
+            const int64_t strip = at / STRIP * STRIP, whole = (high - at) / STRIP * STRIP;
+            int64_t count = whole;
+            if (at > strip || !whole) {
+                count = (high < strip + STRIP ? high : strip + STRIP) - at;
+                part(t, strip, int(at - strip), int(count), theta, prev, v);
+            } else if (args.seeds.size() == 1 && !prev.values && !v.values && !args.stochastic) {
+                run<true>(t, at, count, theta, {}, {});
+            } else {
+                run<false>(t, at, count, theta, prev, v);
+            }
+            at += count;
         }
     }
 
 private:
-    Stream stream(size_t t, size_t k) const {
-        return {args.seeds[k], args.params[t], args.streams[k]};
-    }
+    static constexpr int STEP = GAUSSIAN ? UNIT : BLOCK, VECTORS = STEP / LANES;
+    static_assert(sizeof(GaussianDraws) <= DRAWN_BYTES);
 
-    // Brings the next strip into the cache while this one's noise is drawn: the drawing leaves the
-    // memory idle, and the hardware does not look that far ahead.
-    static void fetch_ahead(const void* strip, size_t bytes, int64_t left) {
-        if (left < STRIP) return;
-        for (size_t byte = 0; byte < bytes; byte += 64)
-            __builtin_prefetch((const char*)strip + bytes + byte);
-    }
+    uint8_t* signs(size_t k) const { return drawn + DRAWN_BYTES * k; }
+    GaussianDraws& draws(size_t k) const { return *(GaussianDraws*)signs(k); }
 
     // A strip that the tensor covers only in part is worked on in a copy.
-    void part(size_t t, uint64_t index, int row, int from, int count, T* theta, Kept prev,
-              Kept v) {
+    void part(size_t t, uint64_t strip, int from, int count, T* theta, Kept prev, Kept v) {
         T whole[STRIP] = {};
         uint8_t prev_whole[4 * STRIP] = {}, v_whole[4 * STRIP] = {};
         const size_t size = kept_bytes(args.form);
         const auto copied = [&](Kept& kept, uint8_t* to) {
-            if (!kept.p) return;
-            memcpy(to + from * size, kept.p, count * size);
-            kept.p = to;
+            if (!kept.values) return;
+            memcpy(to + from * size, kept.values, count * size);
+            kept.values = to;
         };
         memcpy(whole + from, theta, count * sizeof *theta);
         copied(prev, prev_whole);
         copied(v, v_whole);
-        strip(t, index, row, whole, prev, v);
+        run<false>(t, strip, STRIP, whole, prev, v);
         memcpy(theta, whole + from, count * sizeof *theta);
     }
 
-    // A block of elements stays in registers from its load to its store, whatever the terms.
-    void strip(size_t t, uint64_t index, int row, T* theta, const Kept prev, const Kept v) {
+    // Whole strips from element `first` on. A step of elements stays in registers from its load to its
+    // store, whatever the terms. PLAIN: one seed alone, to nearest; without the other cases in the loop
+    // the Gaussian finds registers enough.
+    template <bool PLAIN>
+    void run(size_t t, uint64_t first, int64_t count, T* theta, Kept prev, Kept v) {
         alignas(64) uint16_t bits[STRIP];
-        const uint16_t* random = args.stochastic ? bits : nullptr;
-        if (random) draw_rounding_bits({args.rounding_seed, args.params[t], 0}, index, bits);
-        // Held here: the compiler has to believe that a store to theta changes what `this` shows.
-        const size_t K = args.seeds.size();
-        const float* coeffs = args.coeffs + t * K;
-        const float decay = args.decay[t], a = args.prev_coeffs[t], b = args.v_coeffs[t];
+        const uint16_t* random = !PLAIN && args.stochastic ? bits : nullptr;
+        if (PLAIN) prev = v = {};
         const Dtype form = args.form;
-        const uint8_t* from = drawn + (GAUSSIAN ? 0 : 32 * row);
-        if (GAUSSIAN)
-            for (size_t k = 0; k < K; ++k)
-                draw_gaussian_places(stream(t, k), index, (uint32_t*)(drawn + DRAWN_BYTES * k));
-        for (int e = 0; e < STRIP; e += BLOCK) {
-            VecF x[4];
-            D::read(theta + e, x);
-            for (int j = 0; j < 4; ++j) x[j] *= decay;
-            for (size_t k = 0; k < K; ++k)
-                add_block<GAUSSIAN, O>(x, coeffs[k], from + DRAWN_BYTES * k, e);
-            if (prev.p) axpy(x, a, form, prev, e);
-            if (v.p) axpy(x, b, form, v, e);
-            D::write(theta + e, x, random ? random + e : nullptr);
+        const size_t size = kept_bytes(form);
+        // Held here: the compiler has to believe that a store to theta changes what `this` shows.
+        const size_t K = PLAIN ? 1 : args.seeds.size();
+        const float* coeffs = args.coeffs + t * K;
+        const float c0 = PLAIN ? *coeffs : 0, decay = args.decay[t];
+        const float a = args.prev_coeffs[t], b = args.v_coeffs[t];
+        for (int64_t e = 0; e < count; e += STEP) {
+            const int within = e % STRIP;
+            if (random && !within)
+                draw_rounding_bits({args.rounding_seed, args.params[t], 0}, (first + e) / STRIP, bits);
+            fetch_ahead(theta + e, sizeof(T));
+            if (prev.values) fetch_ahead(prev.values + e * size, size);
+            if (v.values) fetch_ahead(v.values + e * size, size);
+            VecF x[VECTORS];
+            for (int j = 0; j < VECTORS; j += 4) D::read(theta + e + j * LANES, x + j);
+            for (int j = 0; j < VECTORS; ++j) x[j] *= decay;
+            for (size_t k = 0; k < K; ++k) {
+                if constexpr (!GAUSSIAN)
+                    add_signs<O>(x, PLAIN ? c0 : coeffs[k], signs(k) + (first + e) % SIGN_TILE / 8);
+                else if constexpr (PLAIN)
+                    add_unit<O>(x, c0, draws(k), first + e);
+                else
+                    add_unit_apart<O>(x, coeffs[k], draws(k), first + e);
+            }
+            for (int j = 0; j < VECTORS; j += 4) {
+                const int64_t at = e + j * LANES;
+                if (prev.values) axpy(x + j, a, form, prev, at);
+                if (v.values) axpy(x + j, b, form, v, at);
+                D::write(theta + at, x + j, random ? random + within + j * LANES : nullptr);
+            }
         }
     }
 
-    static void axpy(VecF* x, float a, Dtype form, const Kept& y, int e) {
+    // Brings what lies a strip ahead into the cache: the drawing leaves the memory idle, and the
+    // hardware does not look that far.
+    static void fetch_ahead(const void* x, size_t size) {
+        for (size_t byte = 0; byte < STEP * size; byte += 64)
+            __builtin_prefetch((const char*)x + STRIP * size + byte);
+    }
+
+    static void axpy(VecF* x, float a, Dtype form, const Kept& y, int64_t at) {
         VecF z[4];
-        read_kept<O::paired>(form, y, e, z);
+        read_kept<O::paired>(form, y.values + at * kept_bytes(form), y.scale(at / STRIP), z);
         for (int j = 0; j < 4; ++j) x[j] += a * z[j];
     }
 };

@@ -44,9 +44,9 @@ struct NoiseDots {
     int threads;
 };
 
-// Bytes of working memory that add_noise needs for each thread and seed: the signs of a tile, or the
-// places in the Gaussian's table of a strip of 256 elements, 16 bits each.
-constexpr int64_t DRAWN_BYTES = SIGN_TILE / 8;
+// Bytes of working memory that add_noise needs for each thread and seed, on cache lines: the signs of
+// a tile, or two units of a Gaussian's words and what their drawing shares.
+constexpr int64_t DRAWN_BYTES = SIGN_TILE / 8 + 128;
 
 void add_noise(const AddNoise& args);
 // Sums of [T, 2]: v.n in units of 2^-40, n.n in units of 2^-24.

@@ -48,51 +48,58 @@ struct Sums {
     }
 };
 
+// Adds products with the elements at `from`, of one strip.
+template <bool GAUSSIAN>
+inline void add_step(Sums& sums, const VecF* n, int vectors, Dtype form, const uint8_t* from,
+                     float scale) {
+    for (int j = 0; j < vectors; j += 4) {
+        VecF x[4];
+        read_kept<false>(form, from + j * LANES * kept_bytes(form), scale, x);
+        sums.add<GAUSSIAN>(n + j, x);
+    }
+}
+
 template <bool GAUSSIAN>
 void add_tile(const NoiseDots& args, size_t t, uint64_t tile, int64_t* out) {
     using O = Order<false>;
+    constexpr int STEP = GAUSSIAN ? UNIT : BLOCK, VECTORS = STEP / LANES;
     const Stream stream{args.seed, args.params[t], args.stream};
-    const int64_t begin = args.offsets[t], end = begin + args.numels[t];
+    const int64_t start = tile * SIGN_TILE, begin = args.offsets[t], end = begin + args.numels[t];
+    const int64_t low = begin > start ? begin : start;
+    const int64_t high = end < start + SIGN_TILE ? end : start + SIGN_TILE;
     const size_t size = kept_bytes(args.form);
-    alignas(64) uint8_t drawn[DRAWN_BYTES];
+    const uint8_t* v = (const uint8_t*)args.vectors[t] - begin * int64_t(size);
+    const float* scales = args.scales[t] ? (const float*)args.scales[t] - begin / STRIP : nullptr;
+    uint8_t signs[SIGN_TILE / 8];
+    GaussianDraws draws;
+    if (GAUSSIAN) draws.begin(stream, low / STEP * STEP);
+    if (!GAUSSIAN) draw_sign_bits(stream, tile, signs);
     Sums sums;
-    if (!GAUSSIAN) draw_sign_bits(stream, tile, drawn);
-    for (int row = 0; row < STRIPS_A_TILE; ++row) {
-        const int64_t at = int64_t(tile * SIGN_TILE) + row * STRIP;
-        const int64_t low = begin > at ? begin : at;
-        const int64_t high = end < at + STRIP ? end : at + STRIP;
-        if (low >= high) continue;
-        if (GAUSSIAN) draw_gaussian_places(stream, at / STRIP, (uint32_t*)drawn);
-        const uint8_t* from = drawn + (GAUSSIAN ? 0 : 32 * row);
-        const Kept v(args.vectors[t], args.scales[t], args.form, low - begin,
-                     at / STRIP - begin / STRIP);
-        // Elements of a block that the tensor does not cover count as v = n = 0.
-        const int first = int(low - at), last = int(high - at);
-        for (int e = first / BLOCK * BLOCK; e < last; e += BLOCK) {
-            VecF n[4] = {};
-            add_block<GAUSSIAN, O>(n, 1.0f, from, e);
-            VecF x[4];
-            if (e >= first && e + BLOCK <= last) {
-                read_kept<O::paired>(args.form, v, e - first, x);
-            } else {
-                uint8_t part[4 * BLOCK] = {};
-                float noise[BLOCK];
-                memcpy(noise, n, sizeof noise);
-                for (int i = 0; i < BLOCK; ++i) {
-                    if (e + i >= first && e + i < last)
-                        memcpy(part + i * size, v.p + (e + i - first) * size, size);
-                    else
-                        noise[i] = 0;
-                }
-                memcpy(n, noise, sizeof noise);
-                Kept copy = v;
-                copy.p = part;
-                read_kept<O::paired>(args.form, copy, 0, x);
-            }
-            sums.add<GAUSSIAN>(n, x);
+    for (int64_t at = low / STEP * STEP; at < high; at += STEP) {
+        VecF n[VECTORS] = {};
+        if constexpr (GAUSSIAN)
+            add_unit<O>(n, 1.0f, draws, at);
+        else
+            add_signs<O>(n, 1.0f, signs + (at - start) / 8);
+        const float scale = scales ? scales[at / STRIP] : 0;
+        if (at >= low && at + STEP <= high) {
+            add_step<GAUSSIAN>(sums, n, VECTORS, args.form, v + at * size, scale);
+            continue;
         }
-        if (!GAUSSIAN) out[1] += (high - low) * int64_t(DOT_NN_SCALE);
+        // Elements that the tensor does not cover count as v = n = 0.
+        uint8_t part[4 * STEP] = {};
+        float noise[STEP];
+        memcpy(noise, n, sizeof noise);
+        for (int i = 0; i < STEP; ++i) {
+            if (at + i >= low && at + i < high)
+                memcpy(part + i * size, v + (at + i) * size, size);
+            else
+                noise[i] = 0;
+        }
+        memcpy(n, noise, sizeof noise);
+        add_step<GAUSSIAN>(sums, n, VECTORS, args.form, part, scale);
     }
+    if (!GAUSSIAN) out[1] += (high - low) * int64_t(DOT_NN_SCALE);
     out[0] += total(sums.vn);
     out[1] += total(sums.nn);
 }
