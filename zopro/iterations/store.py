@@ -1,4 +1,4 @@
-"""The run's folder: what is done, weights, metrics. JSON and safetensors; no pickle of ours.
+"""The run's folder: what is done, weights, metrics. JSON and safetensors; no pickle.
 
     config.json                 the options, digests of the data, versions of the packages
     state.json                  the phases that are done, and the one in progress

@@ -35,7 +35,7 @@ class ZerothOrderMixin(Recoverable):
     evaluates the parent's `compute_loss` at perturbed weights instead, without a graph, and the
     loop's `optimizer.step()` applies the update. Generation, metrics, callbacks, learning-rate
     schedules, gradient accumulation (all micro-batches of a step share its directions),
-    checkpoints and resumption are the parent's. What differs:
+    checkpoints are the parent's; going on after a kill is `Recoverable`'s. What differs:
 
     - The loss reported is the mean over the evaluations, metrics of `compute_loss` likewise;
       counters move once a batch. `grad_norm` is the root mean square of the slopes along the
