@@ -105,7 +105,6 @@ def memory() -> list[dict[str, Any]]:
                 capture_output=True, text=True, env=environment, check=True,
             )  # fmt: skip
             rows.append(json.loads(done.stdout.splitlines()[-1]))
-            print(rows[-1], flush=True)
     return rows
 
 
@@ -134,6 +133,19 @@ def timed(plan: str) -> dict[str, Any]:
             "layerwise over in place": best["layerwise"] / best["inplace"]}  # fmt: skip
 
 
+def keep(part: str, row: dict[str, Any]) -> None:
+    """Records `row` at once, in the place of an older one of the same case."""
+
+    def case(r: dict[str, Any]) -> list:
+        return [r.get(name) for name in ("plan", "way", "dtype", "trained")]
+
+    print(row, flush=True)
+    kept = json.loads(OUT.read_text()) if OUT.exists() else {}
+    found = {name: kept.get(name, []) for name in ("bits", "memory", "time")}
+    found[part] = [*(r for r in found[part] if case(r) != case(row)), row]
+    record(OUT, found)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", nargs="+", default=["bits", "memory", "time"])
@@ -145,24 +157,16 @@ def main() -> None:
     if args.peak:
         print(json.dumps(peak(*args.peak)))
         return
-    found: dict[str, list] = {part: [] for part in args.part}
     if "bits" in args.part:
-        for trained, restore in (("lora", "exact"), ("full", "layerwise")):
+        for trained, restore in (("full", "layerwise"), ("lora", "exact")):
             for dtype in shapes.DTYPES:
-                found["bits"].append(bits_changed(dtype, trained, restore, args.steps))
-                print(found["bits"][-1], flush=True)
+                keep("bits", bits_changed(dtype, trained, restore, args.steps))
     if "memory" in args.part:
-        found["memory"] = memory()
+        for row in memory():
+            keep("memory", row)
     if "time" in args.part:
         for plan in args.plan:
-            found["time"].append(timed(plan))
-            print(found["time"][-1], flush=True)
-    kept = json.loads(OUT.read_text()) if OUT.exists() else {}
-    for part in ("bits", "memory", "time"):
-        fresh = found.get(part, [])
-        plans = {row.get("plan") for row in fresh}
-        found[part] = [*(r for r in kept.get(part, []) if r.get("plan") not in plans), *fresh]
-    record(OUT, found)
+            keep("time", timed(plan))
 
 
 if __name__ == "__main__":
