@@ -77,6 +77,10 @@ def test_stopped_between_every_two_phases(tmp_path, whole, monkeypatch):
         except Stop:
             continue
     assert out.phases == stopped and len(stopped) == 11
+    left = tmp_path / "run" / "checkpoints" / "0.policy"  # as a kill in the removal would leave it
+    left.mkdir(parents=True)
+    go(tmp_path / "run")
+    assert not left.exists()
     assert same(ends(out), whole)
     lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [x["phase"] for x in lines if x.get("event") == "done"] == stopped

@@ -75,6 +75,8 @@ class RunFolder:
 
         Apart from the constructor, so that what is refused after it leaves no folder behind.
         """
+        for phase in self.done if self.main else ():
+            shutil.rmtree(self.checkpoints(phase), ignore_errors=True)  # a kill in `finish`
         if self._new is not None:
             write_beside(self.path / "config.json", _json(self._new))
             self._write_state()
