@@ -20,6 +20,7 @@ import limits_tables
 import replay_tables
 import restore_tables
 import resume_tables
+import storage_tables
 from document import ROOT, NotMeasured, load, markdown, source
 
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -152,6 +153,7 @@ MODULES = (
     replay_tables,
     restore_tables,
     resume_tables,
+    storage_tables,
 )
 TABLES: dict[str, Callable[[], str]] = {
     "candidates": candidates,
