@@ -75,6 +75,7 @@ class Resumable:
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Called on every rank: what each counts of its own."""
+        Path(output_dir).mkdir(parents=True, exist_ok=True)  # this rank may be the first
         trees.save(Path(output_dir) / self._loop_name(), self._loop_state())
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
