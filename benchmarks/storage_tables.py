@@ -40,7 +40,7 @@ def target_storage() -> str:
                          for d in (0.999, 0.5)),
             "bytes, fp32 weights", "CPU time", "bytes, bf16 weights", "CPU time",
             "reward gained"]  # fmt: skip
-    error = statistics.mean(x["error"] for x in result["learning"])
+    error = statistics.mean([x["error"] for x in result["learning"]] or [0.0])
     note = (
         "Cosine of z with that of fp32 targets under the same noise, the least over updates of "
         "SPSA and of RLOO, each the other's v. Bytes an element of a targeted pass with signs; its "

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -132,9 +133,8 @@ def times(numel: int, rounds: int) -> list[dict[str, Any]]:
     return out
 
 
-def learning(seeds: int, steps: int, held_out: int) -> list[dict[str, Any]]:
+def learning(seeds: int, steps: int, held_out: int) -> Iterator[dict[str, Any]]:
     """Held-out reward after a plain phase, then after a targeted one with each storage."""
-    out = []
     for seed in range(seeds):
         s = {**settings("spsa", "last_norm", seed), "held_out": held_out}
         model = load_model(s)
@@ -148,11 +148,9 @@ def learning(seeds: int, steps: int, held_out: int) -> list[dict[str, Any]]:
                 p.data.copy_(reached[n])
             train(model, s, steps, prev, storage, phase=1)
             reward = judge.evaluate(1000 + seed)[0]
-            out.append({"seed": seed, "storage": storage, "start": start,
-                        "reward": reward.mean().item(),
-                        "error": (reward.std() / len(reward) ** 0.5).item()})  # fmt: skip
-            print(out[-1], flush=True)
-    return out
+            yield {"seed": seed, "storage": storage, "start": start,
+                   "reward": reward.mean().item(),
+                   "error": (reward.std() / len(reward) ** 0.5).item()}  # fmt: skip
 
 
 def main() -> None:
@@ -171,11 +169,12 @@ def main() -> None:
     for method, part in RATES:
         s = settings(method, part)
         updates[method, part] = train(load_model(s), s, 8)
-    record(RESULTS / "target_storage.json", {
-        "times": timed, "cosines": cosines(updates), "steps": args.steps,
-        "held_out": args.held_out,
-        "learning": learning(args.seeds, args.steps, args.held_out),
-    })  # fmt: skip
+    found = {"times": timed, "cosines": cosines(updates), "steps": args.steps,
+             "held_out": args.held_out, "learning": []}  # fmt: skip
+    record(RESULTS / "target_storage.json", found)
+    for row in learning(args.seeds, args.steps, args.held_out):
+        found["learning"].append(row)
+        record(RESULTS / "target_storage.json", found)
 
 
 if __name__ == "__main__":
