@@ -80,7 +80,6 @@ private:
         const uint16_t* random = !PLAIN && args.stochastic ? bits : nullptr;
         if (PLAIN) prev = v = {};
         const Dtype form = args.form;
-        const size_t size = kept_bytes(form);
         // Held here: the compiler has to believe that a store to theta changes what `this` shows.
         const size_t K = PLAIN ? 1 : args.seeds.size();
         const float* coeffs = args.coeffs + t * K;
@@ -90,9 +89,7 @@ private:
             const int within = e % STRIP;
             if (random && !within)
                 draw_rounding_bits({args.rounding_seed, args.params[t], 0}, (first + e) / STRIP, bits);
-            fetch_ahead(theta + e, sizeof(T));
-            if (prev.values) fetch_ahead(prev.values + e * size, size);
-            if (v.values) fetch_ahead(v.values + e * size, size);
+            if (GAUSSIAN && PLAIN) fetch_ahead(theta + e);
             VecF x[VECTORS];
             for (int j = 0; j < VECTORS; j += 4) D::read(theta + e + j * LANES, x + j);
             for (int j = 0; j < VECTORS; ++j) x[j] *= decay;
@@ -113,11 +110,11 @@ private:
         }
     }
 
-    // Brings what lies a strip ahead into the cache: the drawing leaves the memory idle, and the
-    // hardware does not look that far.
-    static void fetch_ahead(const void* x, size_t size) {
-        for (size_t byte = 0; byte < STEP * size; byte += 64)
-            __builtin_prefetch((const char*)x + STRIP * size + byte);
+    // Brings what lies a strip ahead into the cache. The plain Gaussian gains 0.03 ns an element past the
+    // caches; signs lose 0.05 and targeted passes 0.1, the hardware serves faster loops by itself.
+    static void fetch_ahead(const T* x) {
+        for (size_t byte = 0; byte < STEP * sizeof(T); byte += 64)
+            __builtin_prefetch((const char*)(x + STRIP) + byte);
     }
 
     static void axpy(VecF* x, float a, Dtype form, const Kept& y, int64_t at) {
