@@ -54,7 +54,7 @@ class Phases(TrainerCallback):
         meter, trainer = self.meter, self.trainer
         optimizer = trainer.zopro
         estimate = meter.timed(optimizer.estimate, "perturbation")
-        optimizer.estimate = lambda closure: estimate(meter.timed(closure, "scoring"))
+        optimizer.estimate = lambda closure, **how: estimate(meter.timed(closure, "scoring"), **how)
         optimizer.step = meter.timed(optimizer.step, "perturbation")
         for name, phase in (
             ("training_step", "other"), ("_generate_and_score_completions", "scoring"),

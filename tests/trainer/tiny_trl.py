@@ -16,7 +16,7 @@ from trl import (
 )
 
 from zopro import ZerothOrderMixin, ZOPrOConfig, ZOPrOTrainer
-from zopro.trainer import ZerothOrderArguments
+from zopro.trainer import Resumable, ZerothOrderArguments
 
 
 @dataclasses.dataclass
@@ -70,6 +70,8 @@ TRAINERS = {
 def build(name, tmp_path, zeroth=True, model=None, peft_config=None, data=None, **options):
     ours, theirs, rows, extra, defaults = TRAINERS[name]
     cls, config = ours if zeroth else theirs
+    if not zeroth:  # the parent with the same draws: ours are those of (seed, step)
+        cls = type(cls.__name__, (Resumable, cls), {})
     args = arguments(tmp_path, config, **{"bf16": False, **defaults, **options})
     if model is None:  # by name: DPO loads its reference model from there as well
         model = str(tmp_path / "model")
