@@ -2,7 +2,7 @@
 
 from .arguments import with_live
 from .dispatch import backends, default_backend
-from .operations import add_noise_, noise
+from .operations import Record, add_noise_, add_noise_sequence_, noise
 from .passes import integers
 from .reduction import noise_dots
 from .reference_law import LAW
@@ -13,8 +13,10 @@ from .transfer import common_device, moved
 __all__ = [
     "LAW",
     "Int8Blocks",
+    "Record",
     "TensorSet",
     "add_noise_",
+    "add_noise_sequence_",
     "backends",
     "common_device",
     "default_backend",

@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from .passes import Dots, Pass
+from .passes import Dots, Pass, PassSequence
 from .reference_law import LAW
 from .table import describe
 
@@ -50,6 +50,17 @@ def add_noise_(p: Pass) -> None:
         p.floats.data_ptr(), p.floats.stride(0), _DTYPES[p.tensors[0].dtype],
         p.distribution == "gaussian", p.stochastic, p.prev is not None, p.v is not None,
         _DTYPES[p.form], torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def add_noise_sequence_(s: PassSequence) -> None:
+    """Performs the passes in place; a tile of the weights stays in the L1 through all of them."""
+    table, (records, integers, floats) = describe(s, CHUNK_TILES), s.packed()
+    _native.add_noise_sequence(
+        table.rows.data_ptr(), table.scales_address, len(s.tensors), records.data_ptr(),
+        len(records), integers.data_ptr(), floats.data_ptr(), _DTYPES[s.tensors[0].dtype],
+        s.distribution == "gaussian", s.stochastic, s.prev is not None, s.v is not None,
+        _DTYPES[s.form], torch.get_num_threads(),
     )  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -90,24 +91,97 @@ def add_noise_(
     Raises ValueError or TypeError, before anything is written, for arguments out of range, of the
     wrong count, shape, dtype or device, or (numbers of the host) not finite.
     """
+    stochastic = _check(distribution, rounding)
+    tensors = _prepared(tensors, params, offsets, prev, v)
+    record = Record(seeds, coeffs, decay, streams, rounding_seed, prev_coeffs, v_coeffs)
+    integers, floats = _scalars(tensors, rounding, record)
+    tensors.add_noise_(
+        integers, floats, distribution=distribution, stochastic=stochastic, backend=backend
+    )
+    # The kernels write through addresses: autograd has to be told.
+    tensors.mark_written()
+
+
+@dataclass(frozen=True)
+class Record:
+    """One pass of `add_noise_sequence_`: the arguments of `add_noise_` that have these names."""
+
+    seeds: Sequence[int] | Tensor
+    coeffs: Sequence[float] | Sequence[Sequence[float]] | Tensor
+    decay: float | Sequence[float] | Tensor = 1.0
+    streams: Sequence[int] | Tensor | None = None
+    rounding_seed: int | None = None
+    prev_coeffs: float | Sequence[float] | Tensor = 0.0
+    v_coeffs: float | Sequence[float] | Tensor = 0.0
+
+
+def add_noise_sequence_(
+    tensors: Sequence[Tensor] | TensorSet,
+    records: Iterable[Record],
+    *,
+    distribution: str = "rademacher",
+    params: Sequence[int] | None = None,
+    offsets: Sequence[int] | None = None,
+    rounding: str = "nearest",
+    prev: Sequence[Stored] | None = None,
+    v: Sequence[Stored] | None = None,
+    backend: str | None = None,
+) -> None:
+    """In place, for each of `records` in turn: `add_noise_` with its seeds, coefficients and
+    rounding seed; in one pass over the memory, whatever their number.
+
+    The bits are those of that loop: every record's result is rounded to the dtype of `tensors`
+    before the next one's terms are added. A weight is read and written once, prev and v stay in
+    a cache, so records cost their arithmetic alone. All other arguments are as in `add_noise_` and
+    the same for all records; records may differ in the number of seeds.
+
+    Raises ValueError or TypeError as `add_noise_`, before anything is written.
+    """
+    stochastic = _check(distribution, rounding)
+    tensors = _prepared(tensors, params, offsets, prev, v)
+    records = list(records)
+    for i, record in enumerate(records):
+        if not isinstance(record, Record):
+            raise TypeError(f"records[{i}] is a {type(record).__name__}: give a zk.Record")
+    tensors.add_noise_sequence_(
+        [_scalars(tensors, rounding, record) for record in records],
+        distribution=distribution, stochastic=stochastic, backend=backend,
+    )  # fmt: skip
+    tensors.mark_written()
+
+
+def _check(distribution: str, rounding: str) -> bool:
+    """Whether to round stochastically."""
     check_distribution(distribution)
     if rounding not in ("nearest", "stochastic"):
         raise ValueError(f"rounding={rounding!r} is not known: use 'nearest' or 'stochastic'")
+    return rounding == "stochastic"
+
+
+def _prepared(
+    tensors: Sequence[Tensor] | TensorSet,
+    params: Sequence[int] | None,
+    offsets: Sequence[int] | None,
+    prev: Sequence[Stored] | None,
+    v: Sequence[Stored] | None,
+) -> TensorSet:
     if not isinstance(tensors, TensorSet):
-        tensors = TensorSet(tensors, params=params, offsets=offsets, prev=prev, v=v)
-    elif any(given is not None for given in (params, offsets, prev, v)):
+        return TensorSet(tensors, params=params, offsets=offsets, prev=prev, v=v)
+    if any(given is not None for given in (params, offsets, prev, v)):
         raise ValueError("params, offsets, prev and v belong to the TensorSet: give them to it")
-    seeds = numbers("seeds", seeds, None, 2**64)
+    return tensors
+
+
+def _scalars(tensors: TensorSet, rounding: str, r: Record) -> tuple[Tensor, Tensor]:
+    """The integers and floats of a pass (TensorSet.add_noise_)."""
+    seeds = numbers("seeds", r.seeds, None, 2**64)
     count = len(seeds)
-    streams = numbers("streams", [0] * count if streams is None else streams, count, 2**32)
-    floats = coefficients(tensors.device, len(tensors), count, coeffs, decay, prev_coeffs, v_coeffs)
-    seed = _rounding_seed(rounding, rounding_seed, seeds)
-    tensors.add_noise_(
-        joined([seed, seeds, streams], tensors.device), floats, distribution=distribution,
-        stochastic=rounding == "stochastic", backend=backend,
-    )  # fmt: skip
-    # The kernels write through addresses: autograd has to be told.
-    tensors.mark_written()
+    streams = numbers("streams", [0] * count if r.streams is None else r.streams, count, 2**32)
+    floats = coefficients(
+        tensors.device, len(tensors), count, r.coeffs, r.decay, r.prev_coeffs, r.v_coeffs
+    )
+    seed = _rounding_seed(rounding, r.rounding_seed, seeds)
+    return joined([seed, seeds, streams], tensors.device), floats
 
 
 def _rounding_seed(

@@ -1,9 +1,9 @@
-"""One pass over the weights as backends receive it: validated, flat, one dtype and device."""
+"""Passes over the weights as backends receive them: validated, flat, one dtype and device."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -62,16 +62,72 @@ class Pass:
         return self.floats.shape[1] - COEFFS
 
 
-def part_of(p: Pass, tensors: list[Tensor], rows: list[int], starts: list[int], **others) -> Pass:
+@dataclass
+class PassSequence:
+    """Passes over the same tensors, one after the other: `records` are the (integers, floats) of
+    each, with their own K; all else is as in a Pass and common to them. The bits are those of the
+    passes made one by one, each with its own rounding.
+    """
+
+    tensors: list[Tensor]
+    params: list[int]
+    offsets: list[int]
+    distribution: str
+    records: list[tuple[Tensor, Tensor]]
+    prev: list[Stored] | None = None
+    v: list[Stored] | None = None
+    stochastic: bool = False
+    tables: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def form(self) -> torch.dtype:
+        """Of prev and v; torch.int8 for Int8Blocks."""
+        given = self.prev or self.v
+        return given[0].dtype if given else torch.float32
+
+    def single(self, integers: Tensor, floats: Tensor) -> Pass:
+        """The pass of one record."""
+        return Pass(
+            self.tensors, self.params, self.offsets, self.distribution, integers, floats, self.prev,
+            self.v, self.stochastic, self.tables,
+        )  # fmt: skip
+
+    def packed(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What kernels read, beside the tensors: int64 [R, 4], the places of each record's first
+        integer and float, its K and 0; all integers; all floats, T rows of 4 + K a record."""
+        places, first, second = [], 0, 0
+        for integers, floats in self.records:
+            places.append([first, second, floats.shape[1] - COEFFS, 0])
+            first, second = first + integers.numel(), second + floats.numel()
+        device = self.tensors[0].device
+        return (
+            moved(torch.tensor(places, dtype=torch.int64).view(-1, 4), device),
+            torch.cat([integers for integers, _ in self.records]),
+            torch.cat([floats.reshape(-1) for _, floats in self.records]),
+        )
+
+
+AnyPass = TypeVar("AnyPass", Pass, PassSequence)
+
+
+def part_of(
+    p: AnyPass, tensors: list[Tensor], rows: list[int], starts: list[int], **others
+) -> AnyPass:
     """The pass over `tensors`: pieces of `p`'s, tensor rows[i] from element starts[i] on."""
     device = tensors[0].device
+
+    def scalars(integers: Tensor, floats: Tensor) -> tuple[Tensor, Tensor]:
+        return moved(integers, device), moved(picked(floats, rows), device)
+
+    if isinstance(p, PassSequence):
+        others["records"] = [scalars(*record) for record in p.records]
+    else:
+        others["integers"], others["floats"] = scalars(p.integers, p.floats)
     return replace(
         p,
         tensors=tensors,
         params=[p.params[t] for t in rows],
         offsets=[p.offsets[t] + start for t, start in zip(rows, starts)],
-        integers=moved(p.integers, device),
-        floats=moved(picked(p.floats, rows), device),
         tables={},
         **others,
     )

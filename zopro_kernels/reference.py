@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import reference_law as law
-from .passes import COEFFS, DECAY, LIVE, PREV, Dots, Pass, V
+from .passes import COEFFS, DECAY, LIVE, PREV, Dots, Pass, PassSequence, V
 from .stored import Int8Blocks, Stored
 
 CHUNK = 1 << 18  # elements at a time: bounds the oracle's memory, cannot change a bit
@@ -50,6 +50,12 @@ def add_noise_(p: Pass) -> None:
                 acc = acc + p.floats[t, V] * _fp32(p.v[t], part)
             stored = _store(acc, theta.dtype, p, index, p.params[t])
             theta[part] = torch.where(p.floats[t, LIVE] != 0.0, stored, theta[part])
+
+
+def add_noise_sequence_(s: PassSequence) -> None:
+    """Performs the passes in place, one after the other: what the other backends' bits must be."""
+    for record in s.records:
+        add_noise_(s.single(*record))
 
 
 def _store(acc: Tensor, dtype: torch.dtype, p: Pass, index: Tensor, param: int) -> Tensor:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from .passes import Pass, part_of
+from .passes import AnyPass, part_of
 from .stored import Int8Blocks, Stored, flattened
 
 # Elements of a copied piece: 128 KiB of fp32, for each of theta, prev and v, and twice that while
@@ -24,7 +24,7 @@ PIECES = 1 << 11  # cut runs in one launch: 128 KiB of descriptors
 Piece = tuple[int, int, list[Stored]]  # number of the tensor, first element, [theta, prev, v]
 
 
-def contiguous_runs(p: Pass) -> Iterator[Pass]:
+def contiguous_runs(p: AnyPass) -> Iterator[AnyPass]:
     """The passes that together perform `p`; scattered pieces are written back between them."""
     given = [part for part in (p.tensors, p.prev, p.v) if part is not None]
     groups: dict[tuple, list[Piece]] = {}
@@ -87,7 +87,7 @@ def _pieces(whole: list[Tensor], start: int = 0) -> Iterator[tuple[int, list[Ten
             yield start + row * inner, [x[row : row + rows] for x in whole]
 
 
-def _copied(p: Pass, piece: Piece) -> Iterator[Pass]:
+def _copied(p: AnyPass, piece: Piece) -> Iterator[AnyPass]:
     t, start, parts = piece
     buffers = [x if isinstance(x, Int8Blocks) else x.contiguous() for x in parts]
     yield _part(p, [(t, start, buffers)])
@@ -95,7 +95,7 @@ def _copied(p: Pass, piece: Piece) -> Iterator[Pass]:
         parts[0].copy_(buffers[0])
 
 
-def _part(p: Pass, group: list[Piece]) -> Pass:
+def _part(p: AnyPass, group: list[Piece]) -> AnyPass:
     rows, starts = [t for t, _, _ in group], [start for _, start, _ in group]
     tensors, *companions = (flat(part) for part in zip(*(x for _, _, x in group)))
     names = [name for name in ("prev", "v") if getattr(p, name) is not None]

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .passes import Dots, Pass
+from .passes import Dots, Pass, PassSequence
 from .stored import Int8Blocks, Stored
 from .transfer import moved
 
@@ -47,9 +47,9 @@ class Table:
 _tables: OrderedDict[tuple, Table] = OrderedDict()
 
 
-def describe(p: Pass | Dots, chunk_tiles: int) -> Table:
+def describe(p: Pass | PassSequence | Dots, chunk_tiles: int) -> Table:
     """The table of the pass's (or reduction's) tensors, remembered with them or by addresses."""
-    device = (p.tensors if isinstance(p, Pass) else p.vectors)[0].device
+    device = (p.vectors if isinstance(p, Dots) else p.tensors)[0].device
     # A table is used on the stream that filled it, so nothing has to wait for it.
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
@@ -62,10 +62,12 @@ def describe(p: Pass | Dots, chunk_tiles: int) -> Table:
     return table
 
 
-def _by_addresses(p: Pass | Dots, device: torch.device, stream: int, chunk_tiles: int) -> Table:
-    tensors = p.tensors if isinstance(p, Pass) else p.vectors
-    others = (p.prev, p.v) if isinstance(p, Pass) else (None, None)
-    blocks = others if isinstance(p, Pass) else (tensors, None)
+def _by_addresses(
+    p: Pass | PassSequence | Dots, device: torch.device, stream: int, chunk_tiles: int
+) -> Table:
+    tensors = p.vectors if isinstance(p, Dots) else p.tensors
+    others = (None, None) if isinstance(p, Dots) else (p.prev, p.v)
+    blocks = (tensors, None) if isinstance(p, Dots) else others
     scales = [[_scales(part, t) for part in blocks] for t in range(len(tensors))]
     addresses = [tuple(t.data_ptr() for t in part) for part in (tensors, *others) if part]
     key = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from .arguments import check_extent, check_tensors, integers
 from .dispatch import choose
-from .passes import Dots, Pass
+from .passes import Dots, Pass, PassSequence
 from .runs import contiguous_runs, flat, is_one_run
 from .stored import Int8Blocks, Stored, check_stored, flattened, memory
 from .transfer import common_device, moved
@@ -98,11 +99,7 @@ class TensorSet:
         coeffs. Where all tensors are on one device, both are best there too. Does not count as a
         write to autograd: `mark_written`.
         """
-        if not self._in_place():
-            self.refresh()
-        if torch.int8 in self.dtypes:
-            raise TypeError("tensors holds Int8Blocks, which no pass writes: give float tensors")
-        serving = {device: choose(device, backend) for device in self._devices}  # or none writes
+        serving = self._serving(backend)
         if self._runs is not None:
             tensors, prev, v = self._runs
             serving[self.device].add_noise_(
@@ -119,6 +116,31 @@ class TensorSet:
         with torch.no_grad():
             for part in contiguous_runs(whole):
                 serving[part.tensors[0].device].add_noise_(part)
+
+    def add_noise_sequence_(
+        self,
+        records: list[tuple[Tensor, Tensor]],
+        *,
+        distribution: str = "rademacher",
+        stochastic: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        """The passes of `add_noise_` with these (integers, floats), in one over the memory."""
+        serving = self._serving(backend)
+        if not records:
+            return
+        tensors, prev, v = self._runs or (self.tensors, self.prev, self.v)
+        whole = PassSequence(
+            tensors, self.params, self.offsets, distribution, records, prev, v, stochastic
+        )
+        if self._runs is not None:
+            whole.tables = self._tables
+            whole.records = [(moved(i, self.device), moved(f, self.device)) for i, f in records]
+            serving[self.device].add_noise_sequence_(whole)
+            return
+        with torch.no_grad():
+            for part in contiguous_runs(whole):
+                serving[part.tensors[0].device].add_noise_sequence_(part)
 
     def mark_written(self) -> None:
         """Tells autograd, as any in-place operation does: a graph that has saved one refuses."""
@@ -154,6 +176,14 @@ class TensorSet:
         for t, tensor in enumerate(self.tensors):
             out.setdefault(tensor.device, []).append(t)
         return out
+
+    def _serving(self, backend: str | None) -> dict[torch.device, ModuleType]:
+        """The backend of each device, chosen before any writes; TypeError where a pass may not."""
+        if not self._in_place():
+            self.refresh()
+        if torch.int8 in self.dtypes:
+            raise TypeError("tensors holds Int8Blocks, which no pass writes: give float tensors")
+        return {device: choose(device, backend) for device in self._devices}
 
     def _in_place(self) -> bool:
         return addresses(self._memory) == self._addresses

@@ -25,16 +25,15 @@ uint64_t scales_of(uint64_t scales, int64_t t, int which) {
     return scales ? at<int64_t>(scales)[2 * t + which] : 0;
 }
 
-// Scalars: int64 [1 + 2 K] and fp32 rows of 4 + K, `stride` apart (0: one row for all tensors).
-void add_noise_by_tables(uint64_t table, uint64_t scales, int64_t count, uint64_t integers,
-                         int seeds, uint64_t floats, int64_t stride, int dtype, bool gaussian,
-                         bool stochastic, bool has_prev, bool has_v, int form, int threads) {
-    AddNoise args{};
-    std::vector<float> coeffs, decay, prev_coeffs, v_coeffs;
+// A tensor that no record writes takes no part.
+void add_noise_records(AddNoise& args, uint64_t table, uint64_t scales, int64_t count, bool has_prev,
+                       bool has_v) {
     for (int64_t t = 0; t < count; ++t) {
+        bool live = false;
+        for (const Record& record : args.records) live |= record.live(t);
+        if (!live) continue;
         const int64_t* row = at<int64_t>(table) + COLUMNS * t;
-        const float* scalars = at<float>(floats) + stride * t;
-        if (scalars[3] == 0.0f) continue;  // not live
+        args.rows.push_back(t);
         args.theta.push_back(row[0]);
         if (has_prev) args.prev.push_back(row[1]);
         if (has_v) args.v.push_back(row[2]);
@@ -43,28 +42,41 @@ void add_noise_by_tables(uint64_t table, uint64_t scales, int64_t count, uint64_
         args.numels.push_back(row[3]);
         args.offsets.push_back(row[4]);
         args.params.push_back(uint32_t(row[5]));
-        decay.push_back(scalars[0]);
-        prev_coeffs.push_back(scalars[1]);
-        v_coeffs.push_back(scalars[2]);
-        coeffs.insert(coeffs.end(), scalars + 4, scalars + 4 + seeds);
     }
-    if (args.theta.empty()) return;
-    const int64_t* numbers = at<int64_t>(integers);
-    args.rounding_seed = uint64_t(numbers[0]);
-    for (int k = 0; k < seeds; ++k) {
-        args.seeds.push_back(uint64_t(numbers[1 + k]));
-        args.streams.push_back(uint32_t(numbers[1 + seeds + k]));
-    }
-    args.coeffs = coeffs.data();
-    args.decay = decay.data();
-    args.prev_coeffs = prev_coeffs.data();
-    args.v_coeffs = v_coeffs.data();
+    if (!args.theta.empty()) add_noise(args);
+}
+
+AddNoise pass(int dtype, bool gaussian, bool stochastic, int form, int threads) {
+    AddNoise args{};
     args.dtype = Dtype(dtype);
     args.form = Dtype(form);
     args.gaussian = gaussian;
     args.stochastic = stochastic;
     args.threads = threads;
-    add_noise(args);
+    return args;
+}
+
+// Scalars: int64 [1 + 2 K] and fp32 rows of 4 + K, `stride` apart (0: one row for all tensors).
+void add_noise_by_tables(uint64_t table, uint64_t scales, int64_t count, uint64_t integers,
+                         int seeds, uint64_t floats, int64_t stride, int dtype, bool gaussian,
+                         bool stochastic, bool has_prev, bool has_v, int form, int threads) {
+    AddNoise args = pass(dtype, gaussian, stochastic, form, threads);
+    args.records.push_back({at<int64_t>(integers), at<float>(floats), stride, size_t(seeds)});
+    add_noise_records(args, table, scales, count, has_prev, has_v);
+}
+
+// Records: int64 [R, 4], places of the first of their integers and floats, K, 0.
+void add_noise_sequence_by_tables(uint64_t table, uint64_t scales, int64_t count, uint64_t records,
+                                  int64_t record_count, uint64_t integers, uint64_t floats,
+                                  int dtype, bool gaussian, bool stochastic, bool has_prev,
+                                  bool has_v, int form, int threads) {
+    AddNoise args = pass(dtype, gaussian, stochastic, form, threads);
+    for (int64_t r = 0; r < record_count; ++r) {
+        const int64_t* record = at<int64_t>(records) + 4 * r;
+        args.records.push_back({at<int64_t>(integers) + record[0], at<float>(floats) + record[1],
+                                4 + record[2], size_t(record[2])});
+    }
+    add_noise_records(args, table, scales, count, has_prev, has_v);
 }
 
 // sums: int64 [T, 2], written.
@@ -95,5 +107,7 @@ PYBIND11_MODULE(_cpu, m) {
     m.attr("LAW") = zopro::LAW;
     m.def("instruction_set", &instruction_set);
     m.def("add_noise", &add_noise_by_tables, py::call_guard<py::gil_scoped_release>());
+    m.def("add_noise_sequence", &add_noise_sequence_by_tables,
+          py::call_guard<py::gil_scoped_release>());
     m.def("noise_dots", &noise_dots_by_tables, py::call_guard<py::gil_scoped_release>());
 }

@@ -1,4 +1,6 @@
 // theta <- decay theta + sum_k c_k n_k + a prev + b v, in place, for one instruction set.
+//
+// Of several records each is applied to a tile before the next tile's turn, which stays in the L1.
 #include "kept.h"
 #include "tiles.h"
 
@@ -10,17 +12,18 @@ class Worker {
     using T = typename D::type;
     using O = typename D::order;
     const AddNoise& args;
+    const Record& record;
     uint8_t* drawn;  // [K, DRAWN_BYTES] signs of the current tile, or a GaussianDraws
 
 public:
-    Worker(const AddNoise& a, uint8_t* scratch) : args(a), drawn(scratch) {}
+    Worker(const AddNoise& a, const Record& r, uint8_t* scratch) : args(a), record(r), drawn(scratch) {}
 
     void tile(size_t t, uint64_t tile) {
         const int64_t start = tile * SIGN_TILE, begin = args.offsets[t], end = begin + args.numels[t];
         int64_t at = begin > start ? begin : start;
         const int64_t high = end < start + SIGN_TILE ? end : start + SIGN_TILE;
-        for (size_t k = 0; k < args.seeds.size(); ++k) {
-            const Stream stream{args.seeds[k], args.params[t], args.streams[k]};
+        for (size_t k = 0; k < record.seeds; ++k) {
+            const Stream stream{record.seed(k), args.params[t], record.stream(k)};
             if (GAUSSIAN)
                 draws(k).begin(stream, at / STRIP * STRIP);
             else
@@ -38,7 +41,7 @@ public:
             if (at > strip || !whole) {
                 count = (high < strip + STRIP ? high : strip + STRIP) - at;
                 part(t, strip, int(at - strip), int(count), theta, prev, v);
-            } else if (args.seeds.size() == 1 && !prev.values && !v.values && !args.stochastic) {
+            } else if (record.seeds == 1 && !prev.values && !v.values && !args.stochastic) {
                 run<true>(t, at, count, theta, {}, {});
             } else {
                 run<false>(t, at, count, theta, prev, v);
@@ -81,14 +84,13 @@ private:
         if (PLAIN) prev = v = {};
         const Dtype form = args.form;
         // Held here: the compiler has to believe that a store to theta changes what `this` shows.
-        const size_t K = PLAIN ? 1 : args.seeds.size();
-        const float* coeffs = args.coeffs + t * K;
-        const float c0 = PLAIN ? *coeffs : 0, decay = args.decay[t];
-        const float a = args.prev_coeffs[t], b = args.v_coeffs[t];
+        const size_t K = PLAIN ? 1 : record.seeds;
+        const float *scalars = record.row(args.rows[t]), *coeffs = scalars + 4;
+        const float decay = scalars[0], a = scalars[1], b = scalars[2], c0 = PLAIN ? *coeffs : 0;
         for (int64_t e = 0; e < count; e += STEP) {
             const int within = e % STRIP;
             if (random && !within)
-                draw_rounding_bits({args.rounding_seed, args.params[t], 0}, (first + e) / STRIP, bits);
+                draw_rounding_bits({record.rounding_seed(), args.params[t], 0}, (first + e) / STRIP, bits);
             if (GAUSSIAN && PLAIN) fetch_ahead(theta + e);
             VecF x[VECTORS];
             for (int j = 0; j < VECTORS; j += 4) D::read(theta + e + j * LANES, x + j);
@@ -125,25 +127,27 @@ private:
 };
 
 template <class D, bool GAUSSIAN>
-void run(const AddNoise& args, const Tiles& tiles, uint8_t* scratch) {
-    const size_t share_bytes = DRAWN_BYTES * args.seeds.size();
+void run(const AddNoise& args, const Tiles& tiles, uint8_t* scratch, size_t share_bytes) {
     for_each_tile(tiles, args.offsets, args.threads, [&](size_t t, uint64_t tile, int share) {
-        Worker<D, GAUSSIAN>(args, scratch + share_bytes * share).tile(t, tile);
+        for (const Record& record : args.records)
+            if (record.live(args.rows[t]))
+                Worker<D, GAUSSIAN>(args, record, scratch + share_bytes * share).tile(t, tile);
     });
 }
 
 template <class D>
-void run_distribution(const AddNoise& args, const Tiles& tiles, uint8_t* scratch) {
-    args.gaussian ? run<D, true>(args, tiles, scratch) : run<D, false>(args, tiles, scratch);
+void run(const AddNoise& args, const Tiles& tiles, uint8_t* scratch, size_t share) {
+    args.gaussian ? run<D, true>(args, tiles, scratch, share)
+                  : run<D, false>(args, tiles, scratch, share);
 }
 
 }  // namespace
 
-void add_noise(const AddNoise& args, const Tiles& tiles, uint8_t* scratch) {
+void add_noise(const AddNoise& args, const Tiles& tiles, uint8_t* scratch, size_t share) {
     fill_gaussian_table();
-    if (args.dtype == Dtype::fp32) run_distribution<Fp32>(args, tiles, scratch);
-    if (args.dtype == Dtype::bf16) run_distribution<Bf16>(args, tiles, scratch);
-    if (args.dtype == Dtype::fp16) run_distribution<Fp16>(args, tiles, scratch);
+    if (args.dtype == Dtype::fp32) run<Fp32>(args, tiles, scratch, share);
+    if (args.dtype == Dtype::bf16) run<Bf16>(args, tiles, scratch, share);
+    if (args.dtype == Dtype::fp16) run<Fp16>(args, tiles, scratch, share);
 }
 
 }  // namespace zopro::cpu::ZOPRO_ISA

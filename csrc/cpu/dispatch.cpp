@@ -1,4 +1,5 @@
 // Chooses, once, the widest instruction set that this processor has.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
@@ -12,7 +13,7 @@ namespace {
 
 struct Kernels {
     const char* name;
-    void (*add_noise)(const AddNoise&, const Tiles&, uint8_t*);
+    void (*add_noise)(const AddNoise&, const Tiles&, uint8_t*, size_t);
     void (*noise_dots)(const NoiseDots&, const Tiles&, int64_t*);
 };
 
@@ -55,9 +56,11 @@ void add_noise(const AddNoise& args) {
         uint8_t bytes[64];
     };
     static_assert(DRAWN_BYTES % sizeof(Line) == 0);
-    const size_t lines = DRAWN_BYTES / sizeof(Line) * args.seeds.size();
+    size_t seeds = 0;
+    for (const Record& record : args.records) seeds = std::max(seeds, record.seeds);
+    const size_t lines = DRAWN_BYTES / sizeof(Line) * seeds;
     std::vector<Line> scratch(tiles.team(args.threads) * lines);
-    chosen().add_noise(args, tiles, scratch.data()->bytes);
+    chosen().add_noise(args, tiles, scratch.data()->bytes, DRAWN_BYTES * seeds);
 }
 
 std::vector<int64_t> noise_dots(const NoiseDots& args) {

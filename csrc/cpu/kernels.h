@@ -11,24 +11,33 @@ namespace zopro::cpu {
 
 enum class Dtype : int { fp32 = 0, bf16 = 1, fp16 = 2, int8 = 3 };
 
-struct AddNoise {
+// The scalars of one pass, as they lie in memory (zopro_kernels/passes.py): nothing is copied.
+struct Record {
+    const int64_t* integers;  // [1 + 2 K] rounding seed, seeds, streams
+    const float* floats;      // rows of 4 + K: decay, prev_coeff, v_coeff, live, coeffs
+    int64_t stride;           // from row to row; 0: one row for all tensors
+    size_t seeds;             // K
+
+    uint64_t rounding_seed() const { return uint64_t(integers[0]); }
+    uint64_t seed(size_t k) const { return uint64_t(integers[1 + k]); }
+    uint32_t stream(size_t k) const { return uint32_t(integers[1 + seeds + k]); }
+    const float* row(int64_t tensor) const { return floats + stride * tensor; }
+    bool live(int64_t tensor) const { return row(tensor)[3] != 0.0f; }  // else nothing is written
+};
+
+struct AddNoise {  // T of the tensors that the records speak of
+    std::vector<Record> records;    // of the passes, one after the other
+    std::vector<int64_t> rows;      // [T] which of the records' rows is a tensor's
     std::vector<uint64_t> theta;    // [T] addresses, written in place; elements of type `dtype`
     std::vector<uint64_t> prev, v;  // [T] addresses of elements of type `form`, or empty
     std::vector<uint64_t> prev_scales, v_scales;  // [T] addresses of fp32; 0 unless int8
     std::vector<int64_t> numels;    // [T]
     std::vector<int64_t> offsets;   // [T] global index of the first element
     std::vector<uint32_t> params;   // [T]
-    std::vector<uint64_t> seeds;    // [K]
-    std::vector<uint32_t> streams;  // [K]
-    const float* coeffs;            // [T, K]
-    const float* decay;             // [T]
-    const float* prev_coeffs;       // [T]
-    const float* v_coeffs;          // [T]
     Dtype dtype;
     Dtype form;  // of prev and v: fp32, bf16 or int8
     bool gaussian;
     bool stochastic;
-    uint64_t rounding_seed;
     int threads;
 };
 
@@ -59,7 +68,8 @@ const char* instruction_set();  // what the run-time dispatch chose
 // allocate nothing and take what they need from the caller; tests/kernels/test_cpu.py looks.
 #define ZOPRO_DECLARE(isa)                                                                   \
     namespace isa {                                                                          \
-    void add_noise(const AddNoise& args, const Tiles& tiles, uint8_t* scratch);              \
+    /* scratch: `share` bytes a thread */                                                    \
+    void add_noise(const AddNoise& args, const Tiles& tiles, uint8_t* scratch, size_t share); \
     void noise_dots(const NoiseDots& args, const Tiles& tiles, int64_t* sums /* [threads, T, 2] */); \
     }
 ZOPRO_DECLARE(baseline)

@@ -93,6 +93,29 @@ def make_pass(
     )
 
 
+SEEDS_OF_RECORDS = (1, 3, 0, 1, 2, 1)
+
+
+def make_sequence(dtype: torch.dtype, device: str, distribution: str, **options):
+    """Six records over the tensors of `make_pass` (its options): seeds, coefficients and rounding
+    seeds of their own; the third leaves tensor 3 alone, the fourth all tensors."""
+    first = make_pass(dtype, device, distribution, **options)
+    generator, records = torch.Generator().manual_seed(4), []
+    for r, seeds in enumerate(SEEDS_OF_RECORDS):
+        floats = torch.rand(len(SIZES), 4 + seeds, generator=generator) - 0.5
+        floats[:, 0] = 1.0 - 0.01 * r  # decay
+        floats[:, 3] = float(r != 3)
+        if r == 2:
+            floats[3, 3] = 0.0
+        numbers = [[2**63 + 11 + r], [SEEDS[k] - r for k in range(seeds)], STREAMS[:seeds]]
+        records.append((joined([list(x) for x in numbers], torch.device(device)),
+                        floats.to(device)))  # fmt: skip
+    return passes.PassSequence(
+        first.tensors, first.params, first.offsets, distribution, records, first.prev, first.v,
+        first.stochastic,
+    )  # fmt: skip
+
+
 def make_dots(device: str, distribution: str, form: str = "fp32") -> passes.Dots:
     generator = torch.Generator().manual_seed(2)
     vectors = [

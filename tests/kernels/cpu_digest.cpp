@@ -25,21 +25,20 @@ static void form(Dtype dtype, bool gaussian, bool stochastic, size_t seeds, int6
         if (dtype == Dtype::bf16) ((uint16_t*)theta.data())[i] = zopro::float_to_bf16(x);
         if (dtype == Dtype::fp16) ((uint16_t*)theta.data())[i] = zopro::float_to_fp16(x);
     }
-    const float coeffs[] = {1e-2f, 2e-2f, 3e-2f}, decay = 0.9f, a = 0.3f, b = -0.2f;
+    std::vector<float> floats = {0.9f, 0.3f, -0.2f, 1.0f, 1e-2f, 2e-2f, 3e-2f};
+    std::vector<int64_t> integers = {9};
+    for (size_t k = 0; k < seeds; ++k) integers.push_back(INT64_MIN + int64_t(k));
+    for (size_t k = 0; k < seeds; ++k) integers.push_back(int64_t(k));
     AddNoise pass{};
-    pass.theta = {(uint64_t)theta.data()};
+    pass.records = {{integers.data(), floats.data(), 0, seeds}};
+    pass.rows = {0}, pass.theta = {(uint64_t)theta.data()};
     if (offset == 5) pass.prev = {(uint64_t)prev.data()}, pass.v = {(uint64_t)v.data()};
+    pass.prev_scales = pass.v_scales = {0};
     pass.numels = {n}, pass.offsets = {offset}, pass.params = {3};
-    for (size_t k = 0; k < seeds; ++k) {
-        pass.seeds.push_back((uint64_t(1) << 63) + k);
-        pass.streams.push_back(uint32_t(k));
-    }
-    pass.coeffs = coeffs, pass.decay = &decay, pass.prev_coeffs = &a, pass.v_coeffs = &b;
-    pass.dtype = dtype, pass.gaussian = gaussian, pass.stochastic = stochastic;
-    pass.rounding_seed = 9, pass.threads = 1;
+    pass.dtype = dtype, pass.gaussian = gaussian, pass.stochastic = stochastic, pass.threads = 1;
     add_noise(pass);
     eat(theta);
-    eat(noise_dots({{(uint64_t)v.data()}, {n}, {offset}, {3}, 5, 1, gaussian, 1}));
+    eat(noise_dots({{(uint64_t)v.data()}, {0}, Dtype::fp32, {n}, {offset}, {3}, 5, 1, gaussian, 1}));
 }
 
 int main() {
