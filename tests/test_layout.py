@@ -41,7 +41,7 @@ BELOW = {
     "kernels": {"kernels"},
     "optimizer": {"optimizer", "zk"},
     "tasks": {"tasks", "protocol"},
-    "trainer": {"trainer", "optimizer", "zk", "protocol"},
+    "trainer": {"trainer", "analysis", "optimizer", "zk", "protocol"},
     "analysis": {"analysis", "optimizer", "zk"},
     "cli": {"cli", "trainer", "tasks", "protocol", "analysis", "optimizer", "zk"},
 }

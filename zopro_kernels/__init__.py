@@ -6,6 +6,7 @@ from .operations import Record, add_noise_, add_noise_sequence_, noise
 from .passes import integers
 from .reduction import noise_dots
 from .reference_law import LAW
+from .sketch import sketch
 from .stored import Int8Blocks, quantise
 from .tensor_set import TensorSet
 from .transfer import common_device, moved
@@ -26,4 +27,5 @@ __all__ = [
     "noise",
     "noise_dots",
     "quantise",
+    "sketch",
 ]

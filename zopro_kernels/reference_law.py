@@ -19,6 +19,7 @@ TABLE_UNIT = 2.0**-20
 DOT_VN_SCALE = 2.0**40
 DOT_NN_SCALE = 2.0**24
 DOMAINS = {"rademacher": 0, "gaussian": 1, "rounding": 2}
+DOMAINS |= {"sketch_sign": 3, "sketch_place": 4}  # sketch_law.py
 _MASK = 0xFFFFFFFF
 
 
