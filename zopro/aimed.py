@@ -61,6 +61,11 @@ class Aimed(Stateful):
         self._weights.home()
         self._targets, self._plan = built, None
 
+    @property
+    def target_weight(self) -> float | None:
+        """d, the previous update's weight in the last directions drawn; None without targets."""
+        return None if self._targets is None else float(self._targets.used)
+
     def clear_targets(self) -> None:
         """Back to plain directions."""
         self._idle("clear_targets", no_estimates=True)

@@ -14,6 +14,7 @@ from zopro import schedules
 from zopro.trainer import Resumable, ZOPrOConfig, ZOPrOTrainer
 from zopro.trainer.rloo import _check_dataset, _checked, _is_plain
 
+from .kept import KeepSamples
 from .models import merge, policy_weights, snapshot
 from .sampled import SampledRewardTrainer
 from .scoring import RewardScorer, timed
@@ -112,6 +113,8 @@ def _trainer(
     if context.reward is not None:
         length = config.max_prompt_length + config.max_completion_length + 1
         rewards = [RewardScorer(context.reward, context.tokenizer, config.batch_size, length)]
+    keeper = KeepSamples(context.run, phase)
+    rewards = keeper.watch(rewards)
     kept: dict[str, Any] = {}
     if method == "rloo":
         cls, args_cls = FirstOrderTrainer, RLOOConfig
@@ -119,6 +122,7 @@ def _trainer(
         rewards = [_checked(f) if _is_plain(f) else f for f in rewards]
     else:
         cls, args_cls = ZOPrOTrainer, ZOPrOConfig
+        options.setdefault("zo_noise_every", 100)
         options["zo_seed"] = phase_seed(config.seed, phase, "noise")
         if config.objective == "samples":
             cls, kept = SampledRewardTrainer, {"common_samples": config.common_samples}
@@ -132,7 +136,7 @@ def _trainer(
         args=args,
         train_dataset=prompts,
         processing_class=context.tokenizer,
-        callbacks=context.callbacks(phase),
+        callbacks=[*context.callbacks(phase), keeper],
         **kept,
     )
     if config.reference == "base":

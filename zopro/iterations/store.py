@@ -3,6 +3,7 @@
     config.json                 the options, digests of the data, versions of the packages
     state.json                  the phases that are done, and the one in progress
     metrics.jsonl               one line a log of a trainer or the driver: phase, step, values
+    samples.jsonl               one line a sample at a trainer's log: prompt, completion, rewards
     phases/<phase>/             what a phase left: policy.safetensors, reward.safetensors, ...
     checkpoints/<phase>/        Hugging Face's checkpoints inside a phase, gone once it is done
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -178,7 +180,8 @@ class RunFolder:
         path = self.file(phase, name)
         if not path.is_file():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        # splitlines() would also cut at U+2028 and its like, which JSON may hold as they are.
+        return [json.loads(x) for x in path.read_text(encoding="utf-8").split("\n") if x]
 
     def log(self, phase: str, step: int, values: dict[str, Any]) -> None:
         """Appends one line to metrics.jsonl; a number that is not finite is null there."""
@@ -189,15 +192,23 @@ class RunFolder:
             }
             append(
                 self.path / "metrics.jsonl",
-                json.dumps({"phase": phase, "step": step, **values}) + "\n",
+                json.dumps({"phase": phase, "step": step, "seconds": _now(), **values}) + "\n",
             )
+
+    def keep_samples(self, phase: str, step: int, rows: Iterable[dict[str, Any]]) -> None:
+        """Appends lines to samples.jsonl: what the policy wrote, and what rewards it got."""
+        if self.main:
+            lines = [json.dumps({"phase": phase, "step": step, **row}) + "\n" for row in rows]
+            append(self.path / "samples.jsonl", "".join(lines))
 
     def forget(self, phase: str, after: int) -> None:
         """Drops what the phase will write again, its steps beyond `after`, its trainer's last word
         and its end; and half a line at the file's end."""
-        path = self.path / "metrics.jsonl"
-        if not self.main or not path.is_file():
-            return
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            if self.main and (self.path / name).is_file():
+                self._forget(self.path / name, phase, after)
+
+    def _forget(self, path: Path, phase: str, after: int) -> None:
         kept = []
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
@@ -208,6 +219,10 @@ class RunFolder:
             if row["phase"] != phase or (row["step"] <= after and not last):
                 kept.append(line + "\n")
         write_beside(path, "".join(kept))
+
+
+def _now() -> float:
+    return round(time.time(), 3)
 
 
 def _version(name: str) -> str | None:

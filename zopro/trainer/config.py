@@ -79,6 +79,8 @@ class ZerothOrderArguments:
         zo_backend (str or None): of the kernels; None picks by device.
         zo_log_steps: write `steps.zolog` to the output folder, from which `zopro replay` rebuilds
             the weights of any step (docs/replay.md); an adapter's start is saved beside it.
+        zo_noise_every (int >= 0): log `zo_loss_noise`, below which a difference of two losses says
+            nothing, at the first step and each so many, for four more losses; 0: never.
     """
 
     # Other defaults than Hugging Face's, so that a notice tells of a user's choice alone.
@@ -126,6 +128,9 @@ class ZerothOrderArguments:
     zo_log_steps: bool = field(
         default=True, metadata={"help": "Write the steps.zolog that `zopro replay` reads."}
     )
+    zo_noise_every: int = field(
+        default=0, metadata={"help": "Steps between measures of the loss's noise; 0: none."}
+    )
 
     def __post_init__(self):
         self._validate()
@@ -167,6 +172,7 @@ class ZerothOrderArguments:
         ):
             checks.choice(name, getattr(self, name), known)
         checks.integer("zo_num_directions", self.zo_num_directions, 1)
+        checks.integer("zo_noise_every", self.zo_noise_every, 0)
         if self.zo_seed is not None:
             checks.integer("zo_seed", self.zo_seed, 0, 2**64)
         if self.zo_backend is not None:

@@ -18,6 +18,7 @@ from .distributed import (
     refuse_wrapped,
 )
 from .evaluation import CommonRandomNumbers, root_in_eval, submodules_in_eval
+from .health import health, loss_noise, noise_is_due
 from .logs import LogSteps
 from .progress import Recoverable
 from .settling import Settle, attached, settle, watched
@@ -58,6 +59,7 @@ class ZerothOrderMixin(Recoverable):
     """
 
     common_random_numbers = True
+    _noise: float | None = None  # of a loss, where it was measured since the last log
 
     def create_accelerator_and_postprocess(self):
         """After the parent's: refuse what cannot work, and prepare models as for evaluation."""
@@ -165,6 +167,8 @@ class ZerothOrderMixin(Recoverable):
         event = "on_pre_optimizer_step" if last else "on_substep_end"
         looks = watched(self.callback_handler.callbacks, event)
         loss = self.zopro.estimate(closure, restore=looks) / share
+        if last and noise_is_due(self.args, self.zopro):
+            self._noise = loss_noise(self.zopro, closure)
         return loss.detach().requires_grad_()
 
     def train(self, *args, **kwargs):
@@ -194,14 +198,10 @@ class ZerothOrderMixin(Recoverable):
         return super()._load_best_model()
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        """Before the parent's: a `grad_norm` that means something, and the steps skipped."""
-        optimizer = self.zopro
-        last = getattr(optimizer, "last", None)
-        if last is not None and "loss" in logs:
-            slopes = last.projected_gradients
-            logs["grad_norm"] = (sum(g * g for g in slopes) / len(slopes)) ** 0.5
-            if optimizer.skipped_steps:
-                logs["zo_skipped_steps"] = optimizer.skipped_steps
+        """Before the parent's: a `grad_norm` that means something; see `health`."""
+        if "loss" in logs:
+            logs |= health(self.zopro, self._noise)
+            self._noise = None
         super().log(logs, *args, **kwargs)
 
     def _prepare_inputs(self, inputs):
