@@ -4,6 +4,7 @@ from .arguments import with_live
 from .dispatch import backends, default_backend
 from .operations import Record, add_noise_, add_noise_sequence_, noise
 from .passes import integers
+from .perturbed import Copies, perturbed, perturbed_into
 from .reduction import noise_dots
 from .reference_law import LAW
 from .sketch import sketch
@@ -13,6 +14,7 @@ from .transfer import common_device, moved
 
 __all__ = [
     "LAW",
+    "Copies",
     "Int8Blocks",
     "Record",
     "TensorSet",
@@ -26,6 +28,8 @@ __all__ = [
     "moved",
     "noise",
     "noise_dots",
+    "perturbed",
+    "perturbed_into",
     "quantise",
     "sketch",
 ]

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "../cpu/kernels.h"
+#include "../cpu/perturbed.h"
 
 namespace py = pybind11;
 using namespace zopro::cpu;
@@ -101,6 +102,16 @@ void noise_dots_by_tables(uint64_t table, uint64_t scales, int64_t count, uint64
     std::memcpy(reinterpret_cast<void*>(sums), out.data(), out.size() * sizeof(int64_t));
 }
 
+// out: [count, numel], written; integers: int64 [count, 4]; floats: fp32 [count, 5].
+void perturbed_copies(uint64_t theta, uint64_t out, int64_t numel, int64_t offset, int64_t count,
+                      uint32_t param, uint64_t integers, uint64_t floats, uint64_t prev,
+                      uint64_t prev_scales, uint64_t v, uint64_t v_scales, int dtype, int form,
+                      bool gaussian, bool stochastic, int threads) {
+    perturbed({theta, out, numel, offset, count, param, at<int64_t>(integers), at<float>(floats),
+               prev, prev_scales, v, v_scales, Dtype(dtype), Dtype(form), gaussian, stochastic,
+               threads});
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -109,5 +120,6 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("add_noise", &add_noise_by_tables, py::call_guard<py::gil_scoped_release>());
     m.def("add_noise_sequence", &add_noise_sequence_by_tables,
           py::call_guard<py::gil_scoped_release>());
+    m.def("perturbed", &perturbed_copies, py::call_guard<py::gil_scoped_release>());
     m.def("noise_dots", &noise_dots_by_tables, py::call_guard<py::gil_scoped_release>());
 }
