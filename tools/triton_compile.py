@@ -7,11 +7,12 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from zopro_kernels import triton_backend, triton_dots, triton_kernels
+from zopro_kernels import triton_backend, triton_dots, triton_kernels, triton_sequence
 
 _TYPES = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
 _POINTERS = {"table": "*i64", "scales": "*i64", "integers": "*i64", "floats": "*fp32",
-             "normals": "*fp32", "sums": "*i64", "count": "i32", "seeds": "i32"}  # fmt: skip
+             "normals": "*fp32", "sums": "*i64", "count": "i32", "seeds": "i32",
+             "records": "*i64", "number": "i32"}  # fmt: skip
 
 _TARGETED = {"HAS_PREV": True, "HAS_V": True}
 
@@ -29,6 +30,11 @@ VARIANTS = [
     ("gaussian", "bf16", {"kernel": "add_gaussians"}),
     ("gaussian", "fp32", {"kernel": "add_gaussians"}),
     ("gaussian stochastic", "bf16", {"kernel": "add_gaussians", "STOCHASTIC": True}),
+    ("sequence of signs", "bf16", {"kernel": "add_signs_sequence"}),
+    ("sequence of signs", "fp32", {"kernel": "add_signs_sequence"}),
+    ("sequence of signs stochastic", "bf16", {"kernel": "add_signs_sequence", "STOCHASTIC": True}),
+    ("sequence of targeted signs", "bf16", {"kernel": "add_signs_sequence", **_TARGETED}),
+    ("sequence of gaussian", "bf16", {"kernel": "add_gaussians_sequence"}),
     ("dot signs", "fp32", {"kernel": "dot_signs"}),
     ("dot gaussian", "fp32", {"kernel": "dot_gaussians"}),
 ]
@@ -38,7 +44,8 @@ def compile_variant(dtype: str, variant: dict, arch: int) -> tuple[bytes, str]:
     """Machine code and PTX of one kernel."""
     variant = dict(variant)
     name = variant.pop("kernel", "add_signs")
-    function = getattr(triton_kernels, name, None) or getattr(triton_dots, name)
+    homes = (triton_kernels, triton_sequence, triton_dots)
+    function = next(getattr(m, name) for m in homes if hasattr(m, name))
     constants = {
         "TILES": triton_backend.TILES, "GROUPS": triton_backend.GROUPS, "DTYPE": _TYPES[dtype],
         "SINGLE": True, "STOCHASTIC": False, "HAS_PREV": False, "HAS_V": False,

@@ -14,7 +14,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .passes import Dots, Pass
+from .passes import Dots, Pass, PassSequence
 from .reference_law import DOT_NN_SCALE, gaussian_table
 from .table import NUMEL, TILE, describe, scalars
 
@@ -81,16 +81,7 @@ def add_noise_(p: Pass) -> None:
         table = describe(p, tiles)
         scales = table.rows if table.scales is None else table.scales
         integers, floats = scalars(p)
-        options = {
-            "TILES": tiles,
-            "DTYPE": _triton_type(p.tensors[0].dtype),
-            "STOCHASTIC": p.stochastic and p.tensors[0].dtype != torch.float32,
-            "HAS_PREV": p.prev is not None,
-            "HAS_V": p.v is not None,
-            "FORM": _triton_type(p.form),
-            "num_warps": NUM_WARPS,
-            "enable_fp_fusion": False,  # the law rounds products and sums
-        }
+        options = _options(p, tiles)
         grid = (table.chunks,)
         if p.distribution == "rademacher":
             triton_kernels.add_signs[grid](
@@ -101,6 +92,43 @@ def add_noise_(p: Pass) -> None:
                 table.rows, scales, integers, floats, gaussian_table(device), count, seeds,
                 GROUPS=groups, **options,
             )  # fmt: skip
+
+
+def add_noise_sequence_(s: PassSequence) -> None:
+    """Performs the passes in place; one launch, weights in registers through all records."""
+    from . import triton_sequence
+
+    device, count = s.tensors[0].device, len(s.tensors)
+    tiles, groups = _shape(s.tensors)
+    with _on(device):
+        table = describe(s, tiles)
+        scales = table.rows if table.scales is None else table.scales
+        records, integers, floats = s.packed()
+        number, options, grid = len(records), _options(s, tiles), (table.chunks,)
+        if s.distribution == "rademacher":
+            triton_sequence.add_signs_sequence[grid](
+                table.rows, scales, records, integers, floats, count, number, **options
+            )
+        else:
+            triton_sequence.add_gaussians_sequence[grid](
+                table.rows, scales, records, integers, floats, gaussian_table(device), count,
+                number, GROUPS=groups, **options,
+            )  # fmt: skip
+
+
+def _options(p: Pass | PassSequence, tiles: int) -> dict[str, object]:
+    """What a kernel of passes is compiled for."""
+    dtype = p.tensors[0].dtype
+    return {
+        "TILES": tiles,
+        "DTYPE": _triton_type(dtype),
+        "STOCHASTIC": p.stochastic and dtype != torch.float32,
+        "HAS_PREV": p.prev is not None,
+        "HAS_V": p.v is not None,
+        "FORM": _triton_type(p.form),
+        "num_warps": NUM_WARPS,
+        "enable_fp_fusion": False,  # the law rounds products and sums
+    }
 
 
 def noise_dots(d: Dots) -> Tensor:

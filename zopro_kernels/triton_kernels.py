@@ -34,26 +34,43 @@ from .triton_law import (
 
 
 @triton.jit
+def _add_targets(
+    acc, tensor, scale, start, at, AHEAD: tl.constexpr, block, HAS_PREV: tl.constexpr,
+    HAS_V: tl.constexpr, FORM: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """acc plus prev and v by their coefficients. acc fp32 and at int32 [n, 8]; block uint64 [n]."""
+    if HAS_PREV:
+        acc += tl.load(scale + 1) * _read_kept(tensor, 1, start, at, AHEAD, block, FORM, MASKED)
+    if HAS_V:
+        acc += tl.load(scale + 2) * _read_kept(tensor, 2, start, at, AHEAD, block, FORM, MASKED)
+    return acc
+
+
+@triton.jit
+def _store(
+    value, tensor, start, at, AHEAD: tl.constexpr, DTYPE: tl.constexpr, MASKED: tl.constexpr
+):
+    """value [n, 8]: as `narrow` makes it."""
+    STORED: tl.constexpr = DTYPE if NATIVE or DTYPE == tl.float32 else tl.uint16
+    pointers = _reach(tensor[0], start, at, AHEAD, STORED, MASKED)
+    if MASKED:
+        tl.store(pointers, value, mask=_mask(tensor[3], start, at + AHEAD))
+    else:
+        tl.store(pointers, value)
+
+
+@triton.jit
 def _finish(
     acc, tensor, scale, start, at, AHEAD: tl.constexpr, block, rounding_seed, DTYPE: tl.constexpr,
     STOCHASTIC: tl.constexpr, HAS_PREV: tl.constexpr, HAS_V: tl.constexpr, FORM: tl.constexpr,
     MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Adds prev and v, rounds once, stores. acc fp32 and at int32 [n, 8]; block uint64 [n]."""
-    if HAS_PREV:
-        acc += tl.load(scale + 1) * _read_kept(tensor, 1, start, at, AHEAD, block, FORM, MASKED)
-    if HAS_V:
-        acc += tl.load(scale + 2) * _read_kept(tensor, 2, start, at, AHEAD, block, FORM, MASKED)
+    """Adds prev and v, rounds once, stores."""
+    acc = _add_targets(acc, tensor, scale, start, at, AHEAD, block, HAS_PREV, HAS_V, FORM, MASKED)
     random = 0
     if STOCHASTIC:
         random = rounding_bits(block, rounding_seed, tensor[4])
-    STORED: tl.constexpr = DTYPE if NATIVE or DTYPE == tl.float32 else tl.uint16
-    pointers = _reach(tensor[0], start, at, AHEAD, STORED, MASKED)
-    value = narrow(acc, random, DTYPE, STOCHASTIC)
-    if MASKED:
-        tl.store(pointers, value, mask=_mask(tensor[3], start, at + AHEAD))
-    else:
-        tl.store(pointers, value)
+    _store(narrow(acc, random, DTYPE, STOCHASTIC), tensor, start, at, AHEAD, DTYPE, MASKED)
 
 
 @triton.jit

@@ -64,26 +64,29 @@ def make_pass(
     prev: bool = False,
     v: bool = False,
     form: str = "fp32",
+    sizes: tuple[int, ...] = SIZES,
 ) -> passes.Pass:
-    """A pass over SIZES at OFFSETS; the same arguments give the same pass on any device."""
+    """A pass over `sizes` at OFFSETS (of fewer tensors their last); the same arguments give the
+    same pass on any device."""
     generator = torch.Generator().manual_seed(1)
 
     def companion() -> list[Tensor]:
         return [
             KEPT[form](torch.randn(size, generator=generator), offset).to(device)
-            for size, offset in zip(SIZES, OFFSETS)
+            for size, offset in zip(sizes, offsets)
         ]
 
-    count = len(SIZES)
+    count = len(sizes)
+    offsets = list(OFFSETS[-count:])
     return Pass(
-        tensors=weights(dtype, device),
-        params=list(PARAMS),
-        offsets=list(OFFSETS),
+        tensors=weights(dtype, device, sizes),
+        params=list(PARAMS[-count:]),
+        offsets=offsets,
         distribution=distribution,
         seeds=list(SEEDS[:seeds]),
         streams=list(STREAMS[:seeds]),
         coeffs=torch.randn(count, seeds, generator=generator),
-        decay=torch.tensor([1.0, 0.99, 1.0, 0.5, 0.999]),
+        decay=torch.tensor([1.0, 0.99, 1.0, 0.5, 0.999])[-count:],
         prev=companion() if prev else None,
         prev_coeffs=torch.linspace(-1, 1, count) if prev else None,
         v=companion() if v else None,
@@ -93,23 +96,29 @@ def make_pass(
     )
 
 
-SEEDS_OF_RECORDS = (1, 3, 0, 1, 2, 1)
+# Which of prev and v take part in a sequence, and their form.
+TARGETS = [("", "fp32"), ("prev", "fp32"), ("v", "bf16"), ("prev v", "int8"), ("prev v", "fp32")]
+SEEDS_OF_RECORDS = (1, 0, 2, 1)
+
+
+def options_of(targets: str, form: str, stochastic: bool) -> dict:
+    """Options of `make_sequence`; targets, form: of TARGETS."""
+    return {"stochastic": stochastic, "prev": "prev" in targets, "v": "v" in targets.split(),
+            "form": form}  # fmt: skip
 
 
 def make_sequence(dtype: torch.dtype, device: str, distribution: str, **options):
-    """Six records over the tensors of `make_pass` (its options): seeds, coefficients and rounding
-    seeds of their own; the third leaves tensor 3 alone, the fourth all tensors."""
+    """Records over the tensors of `make_pass` (its options): seeds, coefficients and rounding
+    seeds of their own; the second leaves the last tensor alone, the last one all tensors."""
     first = make_pass(dtype, device, distribution, **options)
     generator, records = torch.Generator().manual_seed(4), []
     for r, seeds in enumerate(SEEDS_OF_RECORDS):
-        floats = torch.rand(len(SIZES), 4 + seeds, generator=generator) - 0.5
+        floats = torch.rand(len(first.tensors), 4 + seeds, generator=generator) - 0.5
         floats[:, 0] = 1.0 - 0.01 * r  # decay
-        floats[:, 3] = float(r != 3)
-        if r == 2:
-            floats[3, 3] = 0.0
-        numbers = [[2**63 + 11 + r], [SEEDS[k] - r for k in range(seeds)], STREAMS[:seeds]]
-        records.append((joined([list(x) for x in numbers], torch.device(device)),
-                        floats.to(device)))  # fmt: skip
+        floats[:, 3] = float(r < 3)
+        floats[-1, 3] *= r != 1
+        numbers = [[2**63 + 11 + r], [SEEDS[k] - r for k in range(seeds)], list(STREAMS[:seeds])]
+        records.append((joined(numbers, torch.device(device)), floats.to(device)))
     return passes.PassSequence(
         first.tensors, first.params, first.offsets, distribution, records, first.prev, first.v,
         first.stochastic,

@@ -3,7 +3,16 @@
 import pytest
 import torch
 from kernels.bits import assert_same_bits
-from kernels.cases import DTYPES, Pass, make_dots, make_pass, misaligned
+from kernels.cases import (
+    DTYPES,
+    TARGETS,
+    Pass,
+    make_dots,
+    make_pass,
+    make_sequence,
+    misaligned,
+    options_of,
+)
 
 from zopro_kernels import reference
 
@@ -54,6 +63,23 @@ def test_everything_at_once(seeds):
         )
 
     compare(make)
+
+
+@pytest.mark.parametrize("case", range(6))
+def test_sequence(case, monkeypatch):
+    """Each dtype and distribution; targets and roundings in turn. A tile a program, so that one of
+    the tensors has a program that takes 16 bytes at a time, and others under a mask."""
+    monkeypatch.setattr(triton_backend, "INTERPRETED_TILES", 1)
+    options = options_of(*TARGETS[case % len(TARGETS)], stochastic=case in (1, 2, 4))
+    of = ("rademacher", "gaussian")[case // 3]
+    ours, oracle = (
+        make_sequence(DTYPES[case % 3], device, of, sizes=(4096, 1003), **options)
+        for device in (DEVICE, "cpu")
+    )
+    triton_backend.add_noise_sequence_(ours)
+    reference.add_noise_sequence_(oracle)
+    for t, (a, b) in enumerate(zip(ours.tensors, oracle.tensors)):
+        assert_same_bits(a, b, f"tensor {t}")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
