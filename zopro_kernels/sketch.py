@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from . import sketch_reference
+from . import cpu, sketch_cpu, sketch_reference
 from .arguments import check_extent, check_tensors, integers
 from .dispatch import choose
 from .sketch_law import BLOCK, CHUNK
@@ -34,7 +34,7 @@ def sketch(
     only) to `dim` numbers, fp64 [dim] on their device (on the CPU where they have several).
 
     A count sketch whose hash moves blocks: each block of 128 consecutive elements is added, with a
-    random sign an element, to the numbers from a random place in [0, dim) on, round the end.
+    random sign an element and in a randomly turned order, to a random one of dim / 128 buckets.
     S is linear and a function of (seed, stream, param, element) alone: sketch(a) - sketch(b) is the
     sketch of a - b, and sketches under other seeds or streams do not compare. Inner products are
     unbiased, E <S x, S y> = <x, y>, and
@@ -110,4 +110,4 @@ def _parts(
 
 def _implementation(backend: ModuleType) -> Callable[[Sketch], None]:
     """Of the sketch, on the backend that `choose` picked."""
-    return sketch_reference.sketch
+    return {cpu: sketch_cpu.sketch}.get(backend, sketch_reference.sketch)

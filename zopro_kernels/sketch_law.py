@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .reference_law import random_words
 
-BLOCK = 128  # elements that one call gives signs to, and that stay side by side
+BLOCK = 128  # elements that one call gives signs to, and that go to one bucket of 128 sums
 CHUNK = 1 << 17  # elements added up in fp32, in order, before their sums go on in fp64
 
 
@@ -21,12 +21,13 @@ def places(index: Tensor, seed: int, param: int, stream: int, dim: int) -> tuple
     first, last = int(index[0]) >> 7, int(index[-1]) >> 7
     block = torch.arange(first, last + 1)
     quads = torch.arange(first >> 2, (last >> 2) + 1)
-    numbers = random_words(quads, "sketch_place", seed, param, stream).view(-1)
-    start = (numbers[first - (first >> 2) * 4 :][: len(block)] * dim) >> 32
-    words = random_words(block, "sketch_sign", seed, param, stream)
+    words = random_words(quads, "sketch_place", seed, param, stream).view(-1)
+    words = words[first - (first >> 2) * 4 :][: len(block)]
+    bucket, order = ((words >> 7) * (dim // BLOCK)) >> 25, words & 127
+    signs = random_words(block, "sketch_sign", seed, param, stream)
     here, inside = (index >> 7) - first, index & 127
-    bit = (words[here, inside >> 5] >> (inside & 31)) & 1
-    return (start[here] + inside) % dim, 1.0 - 2.0 * bit.float()
+    bit = (signs[here, inside >> 5] >> (inside & 31)) & 1
+    return BLOCK * bucket[here] + (inside ^ order[here]), 1.0 - 2.0 * bit.float()
 
 
 def add_chunk(out: Tensor, x: Tensor, first: int, seed: int, param: int, stream: int) -> None:
@@ -35,5 +36,6 @@ def add_chunk(out: Tensor, x: Tensor, first: int, seed: int, param: int, stream:
     index = torch.arange(first, first + x.numel())
     where, sign = places(index, seed, param, stream, out.numel())
     # On the host: there index_add_ goes from the first to the last, on a GPU as it comes.
-    sums = torch.zeros(out.numel()).index_add_(0, where, x.detach().to("cpu", torch.float32) * sign)
+    x = x.detach().to("cpu", torch.float32)
+    sums = torch.zeros(out.numel()).index_add_(0, where, x * sign)
     out += sums.to(out.device, torch.float64)

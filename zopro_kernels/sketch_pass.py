@@ -1,10 +1,17 @@
-"""A sketch as backends receive it: validated, flat, one dtype and device."""
+"""A sketch as backends receive it: validated, flat, one dtype and device.
+
+Kernels read descriptors, int64 [T, 6]: address, elements, global index of element 0, parameter
+index, row of the result, chunks of the tensors before (csrc/include/zopro/sketch.h).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from .sketch_law import CHUNK
 
 
 @dataclass
@@ -27,3 +34,12 @@ class Sketch:
     def dim(self) -> int:
         """Numbers of a sketch."""
         return self.out.shape[1]
+
+
+def describe(s: Sketch) -> Tensor:
+    """The descriptors, on the CPU."""
+    rows, chunks = [], 0
+    for tensor, param, offset, row in zip(s.tensors, s.params, s.offsets, s.rows):
+        rows.append([tensor.data_ptr(), tensor.numel(), offset, param, row, chunks])
+        chunks += (offset + tensor.numel() - 1) // CHUNK - offset // CHUNK + 1
+    return torch.tensor(rows, dtype=torch.int64)

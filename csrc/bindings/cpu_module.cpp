@@ -7,6 +7,7 @@
 
 #include "../cpu/kernels.h"
 #include "../cpu/perturbed.h"
+#include "../cpu/sketch.h"
 
 namespace py = pybind11;
 using namespace zopro::cpu;
@@ -102,6 +103,13 @@ void noise_dots_by_tables(uint64_t table, uint64_t scales, int64_t count, uint64
     std::memcpy(reinterpret_cast<void*>(sums), out.data(), out.size() * sizeof(int64_t));
 }
 
+// table: int64 [T, 6] (zopro/sketch.h); out: fp64 [G, dim], added to.
+void sketch_by_table(uint64_t table, int64_t count, int dtype, uint64_t seed, uint32_t stream,
+                     int64_t dim, uint64_t out, int threads) {
+    sketch({at<int64_t>(table), count, Dtype(dtype), seed, stream, dim,
+            reinterpret_cast<double*>(out), threads});
+}
+
 // out: [count, numel], written; integers: int64 [count, 4]; floats: fp32 [count, 5].
 void perturbed_copies(uint64_t theta, uint64_t out, int64_t numel, int64_t offset, int64_t count,
                       uint32_t param, uint64_t integers, uint64_t floats, uint64_t prev,
@@ -122,4 +130,5 @@ PYBIND11_MODULE(_cpu, m) {
           py::call_guard<py::gil_scoped_release>());
     m.def("perturbed", &perturbed_copies, py::call_guard<py::gil_scoped_release>());
     m.def("noise_dots", &noise_dots_by_tables, py::call_guard<py::gil_scoped_release>());
+    m.def("sketch", &sketch_by_table, py::call_guard<py::gil_scoped_release>());
 }

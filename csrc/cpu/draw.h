@@ -29,7 +29,7 @@ struct Order {
 alignas(64) static float gaussian_table[GAUSSIAN_TABLE_SIZE];
 
 // Called first by each operation; the first caller fills it, others wait.
-static void fill_gaussian_table() {
+[[maybe_unused]] static void fill_gaussian_table() {
     static constexpr int32_t upper[] = {
 #include "zopro/gaussian_table.inc"
     };

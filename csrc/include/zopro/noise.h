@@ -27,7 +27,13 @@ constexpr uint32_t LAW = 1;
 
 // What a call is for; kept in the three top bits of the block index, so that no two uses of one
 // seed share random bits. i < 2^63, hence blocks < 2^60 leave these bits free.
-enum class Domain : uint32_t { rademacher = 0, gaussian = 1, rounding = 2 };
+enum class Domain : uint32_t {
+    rademacher = 0,
+    gaussian = 1,
+    rounding = 2,
+    sketch_sign = 3,  // sketch.h
+    sketch_place = 4,
+};
 
 struct Words {
     uint32_t w[4];
