@@ -23,7 +23,8 @@ SHIPPED = [p for p in PYTHON if p.parts[len(ROOT.parts)] in ("zopro", "zopro_ker
 
 
 # Folders of zopro that are no part of the optimizer; the iterations are the trainer's layer.
-LAYERS = {"trainer": "trainer", "iterations": "trainer", "tasks": "tasks", "analysis": "analysis"}
+LAYERS = {"trainer": "trainer", "iterations": "trainer", "tasks": "tasks", "analysis": "analysis",
+          "report": "report"}  # fmt: skip
 
 
 def layer(path: Path) -> str:
@@ -43,7 +44,8 @@ BELOW = {
     "tasks": {"tasks", "protocol"},
     "trainer": {"trainer", "analysis", "optimizer", "zk", "protocol"},
     "analysis": {"analysis", "optimizer", "zk"},
-    "cli": {"cli", "trainer", "tasks", "protocol", "analysis", "optimizer", "zk"},
+    "report": {"report", "analysis", "optimizer", "zk"},
+    "cli": {"cli", "trainer", "tasks", "protocol", "analysis", "report", "optimizer", "zk"},
 }
 # Packages from outside that a layer may not know.
 FOREIGN = {

@@ -18,6 +18,7 @@ COMMANDS = {
     "eval": ("evaluate", "generate and score: metrics with intervals beside the task's baselines"),
     "data": ("data", "fetch and cache a task's data; rows by split"),
     "replay": ("replay", "weights rebuilt from a step log, to the bit; the log as a table"),
+    "report": ("report", "runs as one HTML page; --live follows one while it trains"),
     "doctor": ("doctor", "what works on this machine, what is missing and why"),
 }
 

@@ -1,0 +1,77 @@
+"""The figures of the measures over time, with what chance would give."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from zopro.analysis import Tracks, measure
+
+from .curves import Curve
+from .figures import Figure, shown
+from .layers import COLOURS, SECTION, layers_of, named
+
+# Series of each network in one figure, by what follows the network's name.
+_EACH = ("turn", "previous", "iteration")
+
+
+def measure_figures(found: dict[str, Tracks]) -> tuple[list[Figure], list[str]]:
+    figures: dict[str, Figure] = {}
+    wrong: list[str] = []
+    for key, tracks in found.items():
+        for layer in layers_of(tracks):
+            try:
+                series = measure(tracks, named(layer))
+            except ValueError as error:
+                wrong.append(f"{error}.")
+                continue
+            for s in series:
+                _add(figures, s, key, layer)
+    for figure in figures.values():
+        keys = [key.split("/") for key in figure.views]
+        figure.choices = [
+            ("Run", [(k, k) for k in dict.fromkeys(k for k, _ in keys)]),
+            ("Layer", [(k, k) for k in dict.fromkeys(k for _, k in keys)]),
+        ]
+        figure.seen = _measured(next(iter(figure.views.values()))["curves"])
+    return list(figures.values()), list(dict.fromkeys(wrong))
+
+
+def _add(figures: dict[str, Figure], s: Any, key: str, layer: str) -> None:
+    network, _, what = s.name.partition(".")
+    each = what in _EACH
+    name = what if each else s.name.replace(".", "-")
+    if name not in figures:
+        meaning = s.meaning.replace(f"the {network}", "each network", 1) if each else s.meaning
+        figures[name] = Figure(
+            f"measure-{name}", SECTION, s.title,
+            f"{meaning} Dotted: what chance would give, with 95 % of random vectors in the band.",
+            x="snapshots, in the order of time", y="share" if s.low == 0 else "cosine",
+        )  # fmt: skip
+    view = figures[name].views.setdefault(f"{key}/{layer}", {"curves": []})
+    colour = COLOURS.get(network, 2)
+    x = [float(v) for v in s.order]
+    moments = [f"{phase} step {step}" for phase, step in zip(s.phases, s.steps)]
+    view["curves"].append(asdict(Curve(
+        network if network in COLOURS else "policy and reward model", x, s.values.tolist(),
+        (s.values - 2 * s.error).tolist(), (s.values + 2 * s.error).tolist(), colour, text=moments,
+    )))  # fmt: skip
+    ends = [x[0], x[-1]]
+    chance = Curve("chance", ends, [s.chance] * 2, [s.low] * 2, [s.high] * 2, 7, "chance")
+    others = [c for c in view["curves"] if c["kind"] == "chance"]
+    for c in others:
+        c["x"] = [min(c["x"][0], x[0]), max(c["x"][1], x[-1])]
+    if not others:
+        view["curves"].append(asdict(chance))
+
+
+def _measured(curves: list[dict[str, Any]]) -> str:
+    chance = next(c for c in curves if c["kind"] == "chance")
+    told = []
+    for curve in curves:
+        if curve["kind"] != "chance":
+            mean = sum(curve["y"]) / len(curve["y"])
+            within = chance["low"][0] <= mean <= chance["high"][0]
+            word = "within what chance gives" if within else "beyond what chance gives"
+            told.append(f"{curve['label']}: {shown(mean)} on average, {word}")
+    return f"{'; '.join(told)} ({shown(chance['y'][0])})."
