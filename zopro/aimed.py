@@ -22,7 +22,7 @@ class Aimed(Stateful):
         half_life: float = 0.1,
         storage: str = "fp32",
     ) -> None:
-        """Aims the directions of the next steps: see zopro.targets for the formulas.
+        """Aims the directions of the next steps: see zopro.aiming for the formulas.
 
         policy_update: the policy's previous update, a tensor for each trainable parameter, of its
             shape, in parameter order or by name (then build ZOPrO from named_parameters()).

@@ -9,7 +9,12 @@ from torch import Tensor
 
 from zopro_kernels import common_device, moved
 
-__all__ = ["common_device", "moved", "numbers"]
+__all__ = ["capturing", "common_device", "moved", "numbers"]
+
+
+def capturing() -> bool:
+    """Whether a CUDA graph is being captured: what is made now has no values yet."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def numbers(values: Sequence[float] | Sequence[Sequence[float]], device: torch.device) -> Tensor:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from operator import is_
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import auto_eps, checks, targets
+from . import aiming, auto_eps, checks, targets
 from .devices import common_device
-from .directions import Plan, Prepared, draw
-from .measure import Pending, Readings, Record, StepReport, apply, measure
+from .directions import Plan
+from .measure import Pending, Readings, Record, StepReport, measure
+from .prepared import Prepared
 from .restore import choose_policy, weights_for
 from .seeds import CALIBRATION, DIRECTION, ROUNDING, derive_seed
 from .trainable import Trainable
+from .update import apply
 
 logger = logging.getLogger(__name__)
 
@@ -103,26 +104,23 @@ class Engine(Trainable):
     def _build_plan(self, seed: int | Tensor, count: int, ahead: int = 0) -> Plan:
         """The plan for `count` directions under `seed`, for this step or one `ahead`; eps is nan
         where it is still "auto"."""
-        members = self._members()
-        tensors = [p for p, _, _ in members]
-        device = common_device(tensors)
-        eps = [self.param_groups[g]["eps"] for _, _, g in members]
-        plan = Plan(
-            tensors=tensors,
-            indices=[self._indices[p] for p, _, _ in members],
-            group_of=[g for _, _, g in members],
-            eps=self._prepared.constants(
-                [math.nan if e == "auto" else float(e) for e in eps], device
-            ),
-            directions=draw(seed, count, tensors),
-            distribution=self._distribution,
-            rounding="nearest" if self._rounding == "nearest" else "stochastic",
-            backend=self._backend,
-            prepared=self._prepared,
-        )
+        members, lists = self._trainable(), None
         if self._targets is not None:
-            targets.aim(plan, self._targets, self._step_count + ahead)
-            plan.d = self._targets.used
+            lists = aiming.lists_of(self._prepared, self._targets, members)
+        beside = (None, None) if lists is None else (lists.prev, lists.beside)
+        plan = Plan(
+            members,
+            self._prepared.placed(members, *beside),
+            self._group_eps(),
+            self._distribution,
+            "nearest" if self._rounding == "nearest" else "stochastic",
+            self._backend,
+            self._prepared,
+            *beside,
+        )
+        plan.draw(seed, count)
+        if lists is not None:
+            aiming.aim(plan, self._targets, lists, self._step_count + ahead)
         return plan
 
     def _current_plan(self) -> Plan:
@@ -136,14 +134,20 @@ class Engine(Trainable):
             self._plan = self._build_plan(self._step_seed(DIRECTION), self._num_directions)
         return self._plan
 
+    def _group_eps(self) -> tuple[float, ...]:
+        found = [group["eps"] for group in self.param_groups]
+        return tuple(math.nan if e == "auto" else float(e) for e in found)
+
     def _still_right(self, plan: Plan) -> bool:
         """Whether a plan made ahead of its step is what would be made now."""
-        members = self._members()
-        tensors = [p for p, _, _ in members]
-        if len(tensors) != len(plan.tensors) or not all(map(is_, tensors, plan.tensors)):
+        members = self._trainable()
+        if members is not plan.members or self._group_eps() != plan.group_eps:
             return False
-        eps = [float(self.param_groups[g]["eps"]) for _, _, g in members]
-        return self._prepared.constants(eps, common_device(tensors)) is plan.eps
+        placed = self._prepared.placed(members, plan.prev, plan.v)
+        if placed.device != plan.device or len(placed.parts) != len(plan.parts):
+            return False
+        plan.placed = placed  # the tensors may have moved
+        return True
 
     def _measure(self, closure: Callable[[], Any]) -> Tensor:
         """One estimate into `_pending`; leaves the weights where the last loss was taken."""
@@ -158,9 +162,8 @@ class Engine(Trainable):
             if any(group["eps"] == "auto" for group in self.param_groups):
                 self._find_eps(Readings(closure, self._weights))
             plan = self._current_plan()
-            pending = self._pending or Pending.of(len(plan.directions), plan.device)
             two_sided = self._estimator == "two_sided"
-            self._pending = measure(readings, self._weights, plan, two_sided, pending)
+            self._pending = measure(readings, self._weights, plan, two_sided, self._pending)
         finally:
             self._busy = None
         return readings.mean()
@@ -200,11 +203,12 @@ class Engine(Trainable):
         plan = self._current_plan()
         pending = pending.on(plan.device)
         slopes = pending.slopes(self._estimator == "two_sided")
-        finite = pending.sums[-1].isfinite()
+        total = pending.sums[-1]
+        finite = total - total == 0.0  # half the operations of isfinite
         ahead = None
         if self._lookahead:
             ahead = self._build_plan(self._step_seed(DIRECTION, 1), self._num_directions, ahead=1)
-            if ahead.eps is not plan.eps or not all(map(is_, plan.tensors, ahead.tensors)):
+            if ahead.eps is not plan.eps or ahead.members is not plan.members:
                 ahead = None  # eps or what trains changed between estimate and step
         applied = apply(self._weights, plan, self.param_groups, slopes, finite, ahead)
         if self._capturable:

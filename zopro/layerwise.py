@@ -94,7 +94,7 @@ class LayerwiseWeights:
 
     @torch.no_grad()
     def update(
-        self, plan: Plan, terms: list[Term], decay: Tensor, ahead: Plan | None = None
+        self, plan: Plan, terms: list[Term], decay: Tensor | None, ahead: Plan | None = None
     ) -> None:
         """Stores decay[t] theta[t] + sum of scale[t] z[t]."""
         assert ahead is None, "stored weights are theta"

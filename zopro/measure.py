@@ -1,4 +1,4 @@
-"""What a step measures: losses at the perturbed weights, their sums, a report; the update."""
+"""What a step measures: losses at the perturbed weights, their sums, a report."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ class Record:
 
     step: int | Tensor
     seed: int | Tensor
-    values: Tensor  # fp64 [3 K + 2]: sums of the losses, slopes, whether the update was applied
+    sums: Tensor  # of Pending, fp64 [2 K + 1]
+    slopes: Tensor  # fp64 [K]
+    applied: Tensor  # bool, 0-dim: whether the update was
     first_eps: float  # of the first tensor
     eps: tuple[float, ...]
     lr: tuple[float | Tensor, ...]
@@ -71,13 +73,20 @@ class Record:
         return cls(
             step=step,
             seed=plan.directions[0].seed,
-            values=torch.cat([pending.sums, slopes, applied.double().view(1)]),
+            sums=pending.sums,
+            slopes=slopes,
+            applied=applied,
             first_eps=eps[plan.group_of[0]],
             eps=eps,
             lr=lr,
             loss_count=pending.loss_count,
             estimates=pending.estimates,
         )
+
+    @property
+    def values(self) -> Tensor:
+        """fp64 [3 K + 2], on the device: sums of the losses, slopes, whether it was applied."""
+        return torch.cat([self.sums, self.slopes, self.applied.double().view(1)])
 
     def read(self) -> StepReport:
         """Waits for the device."""
@@ -105,12 +114,8 @@ class Pending:
     """
 
     sums: Tensor
-    loss_count: int = 0
-    estimates: int = 0
-
-    @classmethod
-    def of(cls, directions: int, device: torch.device) -> Pending:
-        return cls(torch.zeros(2 * directions + 1, dtype=torch.float64, device=device))
+    loss_count: int
+    estimates: int
 
     def on(self, device: torch.device) -> Pending:
         return replace(self, sums=moved(self.sums, device))
@@ -148,6 +153,7 @@ class Readings:
     weights: Weights
     losses: list[Tensor] = field(default_factory=list)
     dtype: torch.dtype = torch.float64
+    _total: tuple[int, Tensor] | None = None
 
     def take(self) -> Tensor:
         # Under an outer autocast the cast weights of the last evaluation are cached, unperturbed.
@@ -158,7 +164,10 @@ class Readings:
         return self.losses[-1]
 
     def total(self) -> Tensor:
-        return torch.stack(self.losses).sum()
+        """fp64, 0-dim, of the losses so far."""
+        if self._total is None or self._total[0] != len(self.losses):
+            self._total = len(self.losses), torch.stack(self.losses).sum()
+        return self._total[1]
 
     def mean(self) -> Tensor:
         """0-dim, on the losses' device: fp64 from Python numbers and fp64 losses, else fp32."""
@@ -171,9 +180,9 @@ def measure(
     weights: Weights,
     plan: Plan,
     two_sided: bool,
-    pending: Pending,
+    pending: Pending | None,
 ) -> Pending:
-    """`pending` plus one estimate along each direction of `plan`.
+    """`pending`, if any, plus one estimate along each direction of `plan`.
 
     Leaves the weights at the last perturbation.
     """
@@ -185,65 +194,13 @@ def measure(
         weights.move(plan, direction, plan.eps)
         plus.append(readings.take())
         if two_sided:
-            weights.move(plan, direction, -plan.eps)
+            weights.move(plan, direction, plan.multiples[-1])
             minus.append(readings.take())
         else:
             minus.append(baseline)
     sums = moved(torch.stack([*plus, *minus, readings.total()]), plan.device)
-    before = pending.on(plan.device)
-    return Pending(
-        before.sums + sums, before.loss_count + len(readings.losses), before.estimates + 1
-    )
-
-
-# Coefficients stay below this, so that a sum of two is finite in fp32 as well.
-LARGEST = 2.0**126
-
-
-@torch.no_grad()
-def apply(
-    weights: Weights,
-    plan: Plan,
-    groups: list[dict[str, Any]],
-    slopes: Tensor,
-    finite: Tensor,
-    ahead: Plan | None = None,
-) -> Tensor:
-    """theta <- (1 - lr wd) theta - lr / K * sum of g_k z_k, restoring on the way: one pass.
-
-    With D = eps_j z in group j and slope s along D, g_k = s_k / eps_j is an unbiased estimate of
-    the smoothed gradient in each group whatever the other groups' eps (SPSA, Spall 1992).
-    slopes: fp64 [K], finite: bool, 0-dim; both on the plan's device, as the answer is: whether
-    theta moved. It only returns to its place where `finite` is False or a coefficient would
-    overflow fp32; the host does not wait to know. `ahead`: the next step's plan, to whose first
-    perturbation the same pass leads (InplaceWeights).
-    """
-
-    def of_group(key: str) -> Tensor:
-        """fp64 [T], on the plan's device."""
-        values = [group[key] for group in groups]
-        if not any(isinstance(x, Tensor) for x in values):
-            return constants([float(values[g]) for g in plan.group_of], plan.device)
-        columns = [
-            moved(x.detach().double().view(1), plan.device)
-            if isinstance(x, Tensor)
-            else constants([float(x)], plan.device)
-            for x in values
-        ]
-        index = constants(plan.group_of, plan.device, torch.int64)
-        return torch.cat(columns).index_select(0, index)
-
-    constants = plan.prepared.constants
-    lr = of_group("lr")
-    signed = lr * (2.0 * of_group("maximize") - 1.0)
-    decay = 1.0 - lr * of_group("weight_decay")
-    rate = signed / (plan.eps * len(slopes))
-    used = [c for d in plan.directions for c in (d.noise, d.prev, d.v) if c is not None]
-    reach = torch.stack(list({id(c): c for c in used}.values())).abs().max()
-    for direction in plan.directions:
-        finite = finite if direction.sound is None else finite & direction.sound
-    applied = finite & (reach * rate.abs().max() * slopes.abs().sum() < LARGEST)
-    slopes = torch.where(applied, slopes, 0.0)
-    terms = [(direction, rate * s) for direction, s in zip(plan.directions, slopes.unbind())]
-    weights.update(plan, terms, torch.where(applied, decay, 1.0), ahead)
-    return applied
+    count = len(readings.losses)
+    if pending is None:
+        return Pending(sums, count, 1)
+    sums += moved(pending.sums, plan.device)
+    return Pending(sums, pending.loss_count + count, pending.estimates + 1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .directions import Direction, Plan, Term
 from .layerwise import LayerwiseWeights
+from .prepared import Multiples
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +65,11 @@ class InplaceWeights(_Stored):
             self._plan = None
 
     def update(
-        self, plan: Plan, terms: list[Term], decay: Tensor, ahead: Plan | None = None
+        self, plan: Plan, terms: list[Term], decay: Tensor | None, ahead: Plan | None = None
     ) -> None:
         """Stores decay[t] theta[t] + sum of scale[t] z[t], from wherever the weights are: theta
-        from now on. With the next step's plan `ahead`, stores theta + eps z of its first direction.
+        from now on; decay None: 1. With the next step's plan `ahead`, stores theta + eps z of its
+        first direction.
         """
         first = [] if ahead is None else [(ahead.directions[0], ahead.eps)]
         self._go(plan, Place([*terms, *first], decay))
@@ -80,7 +82,7 @@ class InplaceWeights(_Stored):
             self._plan, self._places = plan, [Place() for _ in plan.parts]
         seed = self._next_rounding_seed()
         for i, part in enumerate(plan.parts):
-            terms, decay = place.seen_from(self._places[i])
+            terms, decay = place.seen_from(self._places[i], plan.multiples)
             if terms:
                 plan.write(part, terms, decay, seed)
             self._places[i] = place
@@ -101,14 +103,16 @@ class Place:
             return False
         return self.terms[0][0] is direction and self.terms[0][1] is scale
 
-    def seen_from(self, here: Place) -> tuple[list[Term], Tensor | None]:
+    def seen_from(self, here: Place, eps: Multiples) -> tuple[list[Term], Tensor | None]:
         """Terms and decay of the pass that leads from `here` to this place."""
         decay = self.decay
         if here.decay is not None:  # a failed update is undone
             decay = (1.0 if decay is None else decay) / here.decay
         # The pass decays what it finds, s z too: decay * s z has to go.
-        back = [(d, -scale if decay is None else -scale * decay) for d, scale in here.terms]
-        return _merged([*back, *self.terms]), decay
+        back = [(d, eps.negative(scale)) for d, scale in here.terms]
+        if decay is not None:
+            back = [(d, scale * decay) for d, scale in back]
+        return _merged([*back, *self.terms], eps), decay
 
 
 class ExactWeights(_Stored):
@@ -140,7 +144,7 @@ class ExactWeights(_Stored):
             self._plan = None
 
     def update(
-        self, plan: Plan, terms: list[Term], decay: Tensor, ahead: Plan | None = None
+        self, plan: Plan, terms: list[Term], decay: Tensor | None, ahead: Plan | None = None
     ) -> None:
         """Stores decay[t] theta[t] + sum of scale[t] z[t], from wherever the weights are."""
         assert ahead is None, "what a copy restores is theta"
@@ -177,12 +181,12 @@ class ExactWeights(_Stored):
         torch._foreach_copy_(self._copies, tensors)
 
 
-def _merged(terms: list[Term]) -> list[Term]:
+def _merged(terms: list[Term], eps: Multiples) -> list[Term]:
     """Terms on the same direction become one: a flip is one coefficient, -2 eps, not two."""
     out: dict[int, Term] = {}
     for direction, scale in terms:
         known = out.get(id(direction))
-        out[id(direction)] = (direction, scale if known is None else known[1] + scale)
+        out[id(direction)] = (direction, scale if known is None else eps.plus(known[1], scale))
     return list(out.values())
 
 

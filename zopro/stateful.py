@@ -7,9 +7,9 @@ from typing import Any
 import zopro_kernels as zk
 
 from . import checkpoint, targets
-from .directions import Prepared
 from .engine import Engine
 from .measure import Pending
+from .prepared import Prepared
 
 
 class Stateful(Engine):
@@ -50,7 +50,7 @@ class Stateful(Engine):
             if not key.startswith("_optimizer_") and not callable(value)
         }
         fresh = {"_weights": None, "_plan": None, "_prepared": Prepared(), "_step_log": None,
-                 "_held": ()}  # fmt: skip
+                 "_held": (), "_found": None}  # fmt: skip
         return {**own, **super().__getstate__(), **fresh}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

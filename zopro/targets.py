@@ -1,22 +1,7 @@
-"""Targeted directions: near the previous policy update, orthogonal to the reward model's update.
-
-Source of the formulas: ZOPrO (arXiv 2503.03460). For each tensor, with n the seeded noise, `prev`
-the policy's previous update, u the reward model's, v = u / ||u||:
-
-    p = n - (v . n) v                     orthogonal to the reward's update
-    p = p ||prev|| / (||p|| + 1e-8)       as long as the previous update
-    z = d prev + sqrt(1 - d^2) p
-
-All of it is linear in n, prev and v, so a direction is three numbers a tensor, from v.n and n.n.
-||prev||, v.n and ||v|| are those of the tensors as they are stored (fp32, bf16 or 8 bits with block
-scales), so that p is orthogonal to what a pass adds. z is then scaled by sqrt(numel) / ||prev||
-over its parameter group, to root mean square 1 in expectation over n: eps and lr mean the same as
-for plain directions.
-"""
+"""Targets: what aims the directions of the next steps (aiming.py), as it is given and kept."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,12 +12,6 @@ from torch import Tensor
 import zopro_kernels as zk
 
 from . import schedules
-from .devices import moved
-from .directions import Direction, Plan
-
-# ||p||^2 below this share of ||n||^2 is the rounding of its two terms (v has fp32 elements), as in
-# a tensor of one element: p counts as 0 there.
-PARALLEL = 1e-6
 
 STORAGES = ("fp32", "bf16", "int8")
 Stored = Tensor | zk.Int8Blocks
@@ -163,85 +142,3 @@ def check_groups(targets: Targets, params: list[Tensor], group_of: list[int]) ->
                 f"policy_update is 0 in every tensor of parameter group {g}: leave these "
                 "parameters out of training, or train without targets"
             )
-
-
-def aim(plan: Plan, targets: Targets, step: int | Tensor) -> None:
-    """Turns the plan's plain directions into targeted ones, with one reduction a direction."""
-    if any(p not in targets.prev for p in plan.tensors):
-        raise RuntimeError(
-            "a parameter has begun to require grad since set_targets: call set_targets again, "
-            "with an update for it"
-        )
-    d = targets.used = targets.weight(step)
-    across = (1.0 - d * d).sqrt() if isinstance(d, Tensor) else math.sqrt(1.0 - d * d)
-    prev = [targets.prev[p] for p in plan.tensors]
-    v = [targets.v[p] for p in plan.tensors]
-
-    def make() -> Tensor:
-        lengths = [targets.norm[p] for p in plan.tensors]
-        numels = [float(p.numel()) for p in plan.tensors]
-        v_norms = [targets.v_norm[p] for p in plan.tensors]
-        table = torch.tensor([lengths, lengths, numels, v_norms], dtype=torch.float64)
-        table[1] = _rms_scale(plan.group_of, table[0], table[2])
-        return moved(table, plan.device)
-
-    table = plan.prepared.of("aim", [*prev, None, *v, None, *plan.tensors], make)
-    norm, scale, _, v_norm = table
-    unit = torch.where(v_norm > 0, v_norm, 1.0)
-    for direction in plan.directions:
-        vn, nn = _dots(plan, direction, prev, v, table)
-        vn = vn / unit
-        square = nn - vn * vn
-        has_p = square > PARALLEL * nn
-        c = across * norm / (square.clamp(min=0.0).sqrt() + 1e-8)
-        noise = torch.where(has_p, c * scale, 0.0)
-        # A number that is not finite would stop a pass half way through a step: z is 0 instead.
-        across_v = noise * vn / unit
-        direction.sound = sound = (noise + across_v).isfinite().all()
-        direction.noise = torch.where(sound, noise, 0.0)
-        direction.prev = torch.where(sound, d * scale, 0.0)
-        if any(u is not None for u in v):
-            direction.v = torch.where(sound, -across_v, 0.0)
-    plan.prev = prev
-    # A tensor without v takes part with coefficient 0: any tensor of its shape will do there.
-    if any(u is not None for u in v):
-        plan.v = [w if u is None else u for u, w in zip(v, prev)]
-
-
-def _rms_scale(group_of: list[int], norm: Tensor, numel: Tensor) -> Tensor:
-    """sqrt(numel / ||prev||^2) over the group of each tensor; 0 where the tensor's prev is 0."""
-    out = torch.zeros_like(norm)
-    for g in set(group_of):
-        members = [t for t, group in enumerate(group_of) if group == g]
-        out[members] = (numel[members].sum() / norm[members].square().sum()).sqrt()
-    return torch.where(norm > 0.0, out, 0.0)
-
-
-def _dots(
-    plan: Plan,
-    direction: Direction,
-    prev: list[Stored],
-    v: list[Stored | None],
-    table: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """v.n (0 without v) and n.n of each tensor, fp64 [T]; table: as `aim` makes it, [4, T]."""
-    norm, _, numel, v_norm = table
-    # n.n of signs is numel: only tensors with a v need the reduction.
-    rows = [t for t, u in enumerate(v) if u is not None or plan.distribution != "rademacher"]
-    if not rows:
-        return torch.zeros_like(numel), numel
-    index = plan.prepared.constants(rows, plan.device, torch.int64)
-    vectors = [prev[t] if v[t] is None else v[t] for t in rows]
-    params = [plan.indices[t] for t in rows]
-    vectors = plan.prepared.of("vectors", vectors, lambda: zk.TensorSet(vectors, params=params))
-    dots = zk.noise_dots(
-        vectors,
-        direction.seed,
-        stream=plan.stream(direction),
-        distribution=plan.distribution,
-        norms=torch.where(v_norm > 0, v_norm, norm)[index],
-        backend=plan.backend,
-    )
-    vn, nn = moved(dots, plan.device).unbind(1)
-    vn = torch.where(v_norm[index] > 0, vn, 0.0)
-    return torch.zeros_like(numel).index_copy(0, index, vn), numel.index_copy(0, index, nn)

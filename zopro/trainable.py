@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from operator import attrgetter, is_
 from typing import Any
 
 from torch import Tensor
@@ -9,12 +11,41 @@ from torch.optim import Optimizer
 
 from . import checks
 
+_requires_grad = attrgetter("requires_grad")
+
+
+@dataclass(eq=False)
+class Members:
+    """The parameters that require grad, in order; their indices in the noise law; the positions of
+    their groups. Another object as soon as one of these is another."""
+
+    tensors: list[Tensor]
+    indices: list[int]
+    group_of: list[int]
+
+
+@dataclass(eq=False)
+class _Found:
+    """Members, and what they were found in."""
+
+    members: Members
+    flat: list[Tensor]
+    sizes: list[int]  # of the groups
+    needed: list[bool]
+    indices: dict[Tensor, int]
+
+    def still(self, flat: list, sizes: list, needed: list, indices: dict) -> bool:
+        if self.indices is not indices or self.sizes != sizes or self.needed != needed:
+            return False
+        return len(flat) == len(self.flat) and all(map(is_, flat, self.flat))
+
 
 class Trainable(Optimizer):
     """Groups of parameters; those that require grad have an index, which never changes."""
 
     def __init__(self, params: list, defaults: dict[str, Any]) -> None:
         self._indices: dict[Tensor, int] = {}
+        self._found: _Found | None = None
         super().__init__(params, defaults)
 
     def _index_trainable(self) -> None:
@@ -39,6 +70,23 @@ class Trainable(Optimizer):
         if not found:
             raise RuntimeError("no parameter requires grad any more: nothing to train")
         return found
+
+    def _trainable(self) -> Members:
+        """As `_members`, without names; looked for again only where groups, their parameters, what
+        requires grad or the indices are others than they were: the very object as long as not."""
+        flat = self._flat()
+        sizes = [len(group["params"]) for group in self.param_groups]
+        needed = list(map(_requires_grad, flat))
+        found = self._found
+        if found is None or not found.still(flat, sizes, needed, self._indices):
+            triples = self._members()
+            members = Members(
+                tensors=[p for p, _, _ in triples],
+                indices=[self._indices[p] for p, _, _ in triples],
+                group_of=[g for _, _, g in triples],
+            )
+            self._found = found = _Found(members, flat, sizes, needed, self._indices)
+        return found.members
 
     def _flat(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from zopro import ZOPrO, targets
+from zopro import ZOPrO, aiming
 from zopro_kernels import cpu
 
 from .helpers import copies, parameters, quadratic, same_bits
@@ -183,7 +183,7 @@ def test_an_error_of_the_closure_leaves_theta():
 
 def test_a_direction_that_is_not_finite_is_none(monkeypatch):
     """v.n past its integers: the step is skipped, the weights stay where they are known to be."""
-    dots = targets._dots
+    dots = aiming._dots
     params, opt = made({"targets": True}, True)
     opt.step(quadratic(params))
     opt.settle()
@@ -193,7 +193,7 @@ def test_a_direction_that_is_not_finite_is_none(monkeypatch):
         vn, nn = dots(*args)
         return vn * float("nan"), nn
 
-    monkeypatch.setattr(targets, "_dots", beyond)
+    monkeypatch.setattr(aiming, "_dots", beyond)
     for _ in range(3):  # the first one's direction was drawn before
         theta = copies(params)
         opt.step(lambda: 1.0)

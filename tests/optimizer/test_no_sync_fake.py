@@ -8,12 +8,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 import zopro.devices
-from zopro import checks, directions, measure, targets
+from zopro import aiming, checks, measure, prepared, update
 from zopro_kernels import arguments, passes, reduction, table, tensor_set, transfer
 
 from .test_no_sync import CASES, aim, loss_of, optimizer
 
-MODULES = (zopro.devices, directions, measure, targets, arguments, passes, reduction, table,
+MODULES = (zopro.devices, aiming, measure, prepared, update, arguments, passes, reduction, table,
            tensor_set, transfer)  # fmt: skip
 
 
