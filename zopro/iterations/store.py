@@ -4,6 +4,7 @@
     state.json                  the phases that are done, and the one in progress
     metrics.jsonl               one line a log of a trainer or the driver: phase, step, values
     samples.jsonl               one line a sample at a trainer's log: prompt, completion, rewards
+    sketches/                   policy and reward model over time: zopro.analysis.snapshots
     phases/<phase>/             what a phase left: policy.safetensors, reward.safetensors, ...
     checkpoints/<phase>/        Hugging Face's checkpoints inside a phase, gone once it is done
 
@@ -30,10 +31,12 @@ from safetensors.torch import load_file, save
 from zopro.files import LOCK, append, locked, write_beside
 
 from .config import IterationConfig
+from .state import damaged, read_config, read_state
 
 PACKAGES = ("zopro", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 BEGUN = ("config.json", "config.json.part", LOCK)  # a run that was killed before it had a state
-MAY_DIFFER = ("resume", "output_dir")  # between the run that began and the one that goes on
+# Between the run that began and the one that goes on.
+MAY_DIFFER = ("resume", "output_dir", "sketch_every")
 
 
 class RunFolder:
@@ -85,14 +88,8 @@ class RunFolder:
             self._new = None
 
     def _go_on(self, options: dict[str, Any], data: dict[str, str] | None) -> None:
-        try:
-            self.state = json.loads((self.path / "state.json").read_text())
-            began = json.loads((self.path / "config.json").read_text())
-            stored, digests = began["options"], began["data"]
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(
-                f"output_dir={str(self.path)!r} holds a damaged run: {error}"
-            ) from error
+        self.state = read_state(self.path)
+        stored, digests = read_config(self.path)
         data = digests if data is None else data
         for name in sorted(set(data) | set(digests)):
             if data.get(name) != digests.get(name):
@@ -104,13 +101,14 @@ class RunFolder:
         # A run that began before an option existed ran with its default.
         stored = {f.name: f.default for f in fields(IterationConfig)} | stored
         for name, value in options.items():
+            before = stored.get(name)
             # A finished run may be given more iterations.
-            if name == "iterations" and value >= stored.get(name, 0):
+            if name == "iterations" and isinstance(before, int) and value >= before:
                 continue
-            if name not in MAY_DIFFER and stored.get(name) != value:
+            if name not in MAY_DIFFER and before != value:
                 raise ValueError(
                     f"{name}={value!r}, but the run in {str(self.path)!r} began with "
-                    f"{stored.get(name)!r}: give the same, or name a new folder"
+                    f"{before!r}: give the same, or name a new folder"
                 )
 
     @property
@@ -180,8 +178,11 @@ class RunFolder:
         path = self.file(phase, name)
         if not path.is_file():
             return []
-        # splitlines() would also cut at U+2028 and its like, which JSON may hold as they are.
-        return [json.loads(x) for x in path.read_text(encoding="utf-8").split("\n") if x]
+        try:
+            # splitlines() would also cut at U+2028 and its like, which JSON may hold as they are.
+            return [json.loads(x) for x in path.read_text(encoding="utf-8").split("\n") if x]
+        except ValueError as error:
+            raise damaged(self.path, f"its {phase}/{name} is no JSON lines ({error})") from error
 
     def log(self, phase: str, step: int, values: dict[str, Any]) -> None:
         """Appends one line to metrics.jsonl; a number that is not finite is null there."""
@@ -213,11 +214,11 @@ class RunFolder:
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 row = json.loads(line)
-            except ValueError:
-                continue
-            last = "event" in row or "train_runtime" in row
-            if row["phase"] != phase or (row["step"] <= after and not last):
-                kept.append(line + "\n")
+                last = "event" in row or "train_runtime" in row
+                if row["phase"] != phase or (row["step"] <= after and not last):
+                    kept.append(line + "\n")
+            except (ValueError, TypeError, KeyError):
+                continue  # half a line, or none of ours
         write_beside(path, "".join(kept))
 
 
