@@ -12,7 +12,8 @@ import psutil
 import pytest
 import torch
 from kernels.bits import assert_same_bits
-from kernels.cases import KEPT
+from kernels.cases import DTYPES, KEPT
+from kernels.teams import team_of
 
 import zopro_kernels as zk
 
@@ -104,20 +105,33 @@ def test_past_two_to_the_31_elements():
         assert_same_bits(x[start : start + 5000], n[: numel - start], f"from {start}")
 
 
-def test_thread_count_does_not_matter():
-    threads, results = torch.get_num_threads(), []
-    try:
+@pytest.mark.parametrize("form", [None, "fp32", "bf16", "int8"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
+def test_thread_count_does_not_matter(distribution, dtype, form):
+    """Stores to nearest and stochastic, plain and targeted, and both sums, by 1, 2 and 7."""
+    numels, kw = (70_001, 5, 0, 40_000), {}
+    if form is not None:
+        prev = [KEPT[form](torch.linspace(-2, 2, n), 0) for n in numels]
+        kw = dict(prev=prev, prev_coeffs=0.3, v=prev, v_coeffs=-0.2)
+    for rounding in ("nearest", "stochastic"):
+        results = []
         for count in (1, 2, 7):
-            torch.set_num_threads(count)
-            tensors = [torch.ones(n) for n in (70_001, 5, 0, 40_000)]
-            zk.add_noise_(tensors, [1], [0.1], distribution="gaussian", backend="cpu")
-            dots = zk.noise_dots([t / 300 for t in tensors], 1, distribution="gaussian")
-            results.append([*tensors, dots])
-    finally:
-        torch.set_num_threads(threads)
-    for other in results[1:]:
-        for a, b in zip(other, results[0]):
-            assert_same_bits(a, b)
+            found = [torch.ones(n, dtype=dtype) for n in numels]
+
+            def run(found=found, rounding=rounding):
+                zk.add_noise_(found, [1, 2], [0.1, -0.2], distribution=distribution, decay=0.9,
+                              rounding=rounding, backend="cpu", **kw)  # fmt: skip
+                vectors = prev if form else [t.float() / 300 for t in found]
+                norms = torch.ones(len(numels), dtype=torch.float64)
+                found.append(zk.noise_dots(vectors, 1, distribution=distribution, norms=norms,
+                                           backend="cpu"))  # fmt: skip
+
+            assert team_of(run, count) == count
+            results.append(found)
+        for other in results[1:]:
+            for t, (a, b) in enumerate(zip(other, results[0])):
+                assert_same_bits(a, b, f"{rounding}, tensor {t}")
 
 
 def test_no_wide_instruction_leaks_into_shared_functions(tmp_path):
