@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from zopro.analysis import Tracks, measure
 
 from .curves import Curve
@@ -16,6 +18,7 @@ _EACH = ("turn", "previous", "iteration")
 
 
 def measure_figures(found: dict[str, Tracks]) -> tuple[list[Figure], list[str]]:
+    """(figures, sentences): one figure a measure, with runs and layers as choices; what lacks."""
     figures: dict[str, Figure] = {}
     wrong: list[str] = []
     for key, tracks in found.items():
@@ -33,7 +36,9 @@ def measure_figures(found: dict[str, Tracks]) -> tuple[list[Figure], list[str]]:
             ("Run", [(k, k) for k in dict.fromkeys(k for k, _ in keys)]),
             ("Layer", [(k, k) for k in dict.fromkeys(k for _, k in keys)]),
         ]
-        figure.seen = _measured(next(iter(figure.views.values()))["curves"])
+        for view in figure.views.values():
+            view["seen"] = _measured(view["curves"])
+        figure.seen = next(iter(figure.views.values()))["seen"]
     return list(figures.values()), list(dict.fromkeys(wrong))
 
 
@@ -45,16 +50,19 @@ def _add(figures: dict[str, Figure], s: Any, key: str, layer: str) -> None:
         meaning = s.meaning.replace(f"the {network}", "each network", 1) if each else s.meaning
         figures[name] = Figure(
             f"measure-{name}", SECTION, s.title,
-            f"{meaning} Dotted: what chance would give, with 95 % of random vectors in the band.",
+            f"{meaning} Dotted: what chance would give, with 95 % of random vectors in "
+            "the band; a line's own band is twice its error.",
             x="snapshots, in the order of time", y="share" if s.low == 0 else "cosine",
         )  # fmt: skip
     view = figures[name].views.setdefault(f"{key}/{layer}", {"curves": []})
     colour = COLOURS.get(network, 2)
     x = [float(v) for v in s.order]
     moments = [f"{phase} step {step}" for phase, step in zip(s.phases, s.steps)]
+    least = 0.0 if s.low == 0 else -1.0  # a share, or a cosine
+    low, high = (np.clip(s.values + sign * s.error, least, 1.0).tolist() for sign in (-2, 2))
     view["curves"].append(asdict(Curve(
         network if network in COLOURS else "policy and reward model", x, s.values.tolist(),
-        (s.values - 2 * s.error).tolist(), (s.values + 2 * s.error).tolist(), colour, text=moments,
+        low, high, colour, text=moments,
     )))  # fmt: skip
     ends = [x[0], x[-1]]
     chance = Curve("chance", ends, [s.chance] * 2, [s.low] * 2, [s.high] * 2, 7, "chance")

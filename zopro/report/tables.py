@@ -53,7 +53,7 @@ def _sentence(run: Run) -> str:
     if method is None:
         return "A run of a trainer, whose options are not in its folder."
     what = f"A model learns {task}" if task else "A model learns"
-    network = run.option("rewards") is None and any("refine" in r["phase"] for r in run.logs)
+    network = not run.option("rewards") and any(r["phase"] == "reward" for r in run.logs)
     source = "from a reward model that is refined on the way" if network else "from rewards"
     more = ""
     if method != "rloo" and run.option("first") == "rloo":

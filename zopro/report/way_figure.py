@@ -23,6 +23,7 @@ DIGITS = 6  # of embedded coordinates, to keep the page small
 def way_figure(
     found: dict[str, Tracks], runs: dict[str, Run], quick: bool
 ) -> tuple[Figure, list[str]]:  # fmt: skip
+    """(figure, sentences): each run's snapshots, embedded; what could not be. quick: PCA alone."""
     figure = Figure(
         "ways", SECTION, "Ways of policy and reward model",
         "Each point is a snapshot of the weights, near ones are alike; lines go on in time. "
@@ -76,8 +77,9 @@ def _far(found: dict[str, Tracks]) -> str:
     for tracks in found.values():
         for name, track in tracks.networks.items():
             far = float(np.linalg.norm(track.positions()[-1]))
-            told.append(f"the {name} is {shown(far)} from its start after {len(track)} snapshots")
-    return f"At the end {'; '.join(told)}."
+            who = "reward model" if name == "reward" else name
+            told.append(f"the {who} has moved {shown(far)} in {len(track)} snapshots")
+    return f"Euclidean distance from the start, in the weights' units: {'; '.join(told)}."
 
 
 def _way_curves(tracks: Tracks, points: dict[str, np.ndarray], run: Run) -> list[dict[str, Any]]:

@@ -73,16 +73,19 @@ function ways(curves, by) {
   });
 }
 
-function layout(figure, deep, several) {
+function layout(figure, curves) {
+  const deep = figure.kind === "ways" && curves.some((c) => "z" in c.more);
+  const ys = curves.flatMap((c) => c.y), xs = curves.flatMap((c) => c.x);
+  const span = Math.max(...ys) / Math.min(...ys), first = Math.min(...xs), last = Math.max(...xs);
   const text = style("--text"), line = style("--line");
   const axis = (title) => ({ title: { text: title }, gridcolor: line, zerolinecolor: line,
     linecolor: line, automargin: true });
   const made = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true,
     font: { color: text, family: "system-ui, sans-serif", size: 13 }, hovermode: "closest",
-    margin: { l: 55, r: 15, t: 25, b: 45 }, showlegend: several,
+    margin: { l: 55, r: 15, t: 25, b: 45 }, showlegend: curves.length > 1,
     hoverlabel: { bgcolor: style("--card"), font: { color: text }, bordercolor: line },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: style("--soft"), activecolor: text },
-    legend: { orientation: "h", y: -0.2, yanchor: "top", x: 0 } };
+    legend: { orientation: "h", y: figure.marks.length ? 1.09 : 1.02, yanchor: "bottom", x: 0 } };
   if (deep) {
     const far = (title) => ({ ...axis(title), automargin: undefined, backgroundcolor: "rgba(0,0,0,0)" });
     made.scene = { xaxis: far("first"), yaxis: far("second"), zaxis: far("third") };
@@ -90,7 +93,8 @@ function layout(figure, deep, several) {
   }
   made.xaxis = axis(figure.x);
   made.yaxis = { ...axis(figure.y), type: figure.log ? "log" : "linear", exponentformat: "power" };
-  if (figure.log) made.yaxis.dtick = 1;
+  if (figure.log) made.yaxis.dtick = span > 20 ? 1 : "D2"; // decades, or 1, 2, 5 where they are few
+  if (figure.x.startsWith("snapshots") && last - first < 13) made.xaxis.dtick = 1; // whole ones
   made.shapes = figure.marks.map(([x]) => ({ type: "line", x0: x, x1: x, yref: "paper", y0: 0,
     y1: 1, line: { color: style("--soft"), width: 1, dash: "dot" } }));
   made.annotations = figure.marks.length > 6 ? [] : figure.marks.map(([x, name]) => ({ x, y: 1,
@@ -125,11 +129,12 @@ async function draw(box) {
   const plot = box.querySelector(".plot");
   const { key, by } = chosen(box);
   const held = view(figure, key);
-  plot.setAttribute("aria-label", `${figure.title}. ${figure.seen}`);
   plot.classList.toggle("ways", figure.kind === "ways");
   const curves = held ? held.curves : [];
+  plot.setAttribute("aria-label", `${figure.title}. ${(held && held.seen) || figure.seen}`);
+  if (held && held.seen) box.querySelector(".seen").textContent = held.seen;
   const isWay = figure.kind === "ways";
-  const shape = layout(figure, isWay && curves.some((c) => "z" in c.more), curves.length > 1);
+  const shape = layout(figure, curves);
   if (!held) shape.title = { text: "This combination was not drawn.", font: { size: 14 } };
   const traces = isWay ? ways(curves, by) : lines(figure, curves);
   const options = { responsive: true, displaylogo: false, displayModeBar: narrow() ? false : "hover",
