@@ -22,7 +22,8 @@ REFERENCES = ("base", "previous")
 
 # Options of the trainers that the driver sets: a phase has its own folder and seeds.
 OWNED = ("output_dir", "seed", "data_seed", "zo_seed", "resume_from_checkpoint", "zo_schedule",
-         "max_completion_length", "temperature", "save_steps", "save_strategy")  # fmt: skip
+         "max_completion_length", "temperature", "save_steps", "save_strategy",
+         "zo_sketch_every")  # fmt: skip
 OPTIONS = {
     "trainer": TrainingArguments,
     "supervised": SFTConfig,
@@ -48,6 +49,8 @@ class IterationConfig:
         seed: of everything; each phase derives its own.
         resume: True continues what the folder holds; False starts anew, in an empty folder only.
         save_steps: optimizer steps between checkpoints inside a phase, >= 1.
+        sketch_every: optimizer steps between sketches of policy and reward model, for
+            `zopro.analysis`; None: 20 in a phase; 0: none.
 
     Method (ZOPrO, arXiv 2503.03460):
         method: of the iterations after the first: "zopro" (targeted directions), "spsa" (plain
@@ -96,6 +99,7 @@ class IterationConfig:
     seed: int = 0
     resume: bool = True
     save_steps: int = 50
+    sketch_every: int | None = None
     method: str = "zopro"
     first: str = "rloo"
     objective: str = "rloo"
@@ -147,6 +151,8 @@ class IterationConfig:
             if getattr(self, name) is not None:
                 checks.integer(name, getattr(self, name), 1)
         checks.integer("seed", self.seed, 0, 2**32)
+        if self.sketch_every is not None:
+            checks.integer("sketch_every", self.sketch_every, 0)
         for name in ("resume", "common_samples", "project"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(

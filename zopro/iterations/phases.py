@@ -143,6 +143,9 @@ class Run:
             data = Dataset.from_list(rows)
             metrics |= reward_phase.learn(self.context, name, reward, data, self.config.refine)
             reward_phase.blend(reward, before, self.config.blend)
+            if self.config.blend:
+                for sketches in self.context.sketches(name, "reward", reward.own):
+                    sketches.write(int(metrics["steps"]))
         self.run.save(name, "reward.safetensors", reward.own())
         return metrics
 

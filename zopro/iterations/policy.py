@@ -115,6 +115,7 @@ def _trainer(
         rewards = [RewardScorer(context.reward, context.tokenizer, config.batch_size, length)]
     keeper = KeepSamples(context.run, phase)
     rewards = keeper.watch(rewards)
+    sketches = context.sketches(phase, "policy", lambda: policy_weights(context.policy))
     kept: dict[str, Any] = {}
     if method == "rloo":
         cls, args_cls = FirstOrderTrainer, RLOOConfig
@@ -136,7 +137,7 @@ def _trainer(
         args=args,
         train_dataset=prompts,
         processing_class=context.tokenizer,
-        callbacks=[*context.callbacks(phase), keeper],
+        callbacks=[*context.callbacks(phase), keeper, *sketches],
         **kept,
     )
     if config.reference == "base":

@@ -84,7 +84,10 @@ def learn(
             args=args,
             train_dataset=data,
             processing_class=context.tokenizer,
-            callbacks=context.callbacks(phase),
+            callbacks=[
+                *context.callbacks(phase),
+                *context.sketches(phase, "reward", reward.own),
+            ],
         )
         if len(trainer.train_dataset) == 0:
             raise ValueError(

@@ -18,8 +18,10 @@ from transformers import (
     TrainingArguments,
 )
 
+from zopro.analysis import SketchWriter
 from zopro.trainer import Resumable
 from zopro.trainer.resumable import steps_of
+from zopro.trainer.sketching import SketchWeights
 
 from .config import IterationConfig
 from .models import RewardModel
@@ -47,6 +49,16 @@ class Context:
 
     def callbacks(self, phase: str) -> list[TrainerCallback]:
         return [LogLines(self.run, phase), *self.extra_callbacks]
+
+    def sketches(
+        self, phase: str, network: str, weights: Callable[[], Mapping[str, Tensor]]
+    ) -> list[TrainerCallback]:
+        """What sketches the network's weights while its trainer runs, if the run wants that."""
+        every = self.config.sketch_every
+        if every == 0:
+            return []
+        writer = SketchWriter(self.run.path) if self.run.main else None
+        return [SketchWeights(writer, network, phase, every, weights)]
 
 
 class LogLines(TrainerCallback):

@@ -81,6 +81,8 @@ class ZerothOrderArguments:
             the weights of any step (docs/replay.md); an adapter's start is saved beside it.
         zo_noise_every (int >= 0): log `zo_loss_noise`, below which a difference of two losses says
             nothing, at the first step and each so many, for four more losses; 0: never.
+        zo_sketch_every (int >= 0): write a sketch of the trained weights, for `zopro.analysis`, to
+            the output folder's `sketches` at each so many steps, the start and the end; 0: never.
     """
 
     # Other defaults than Hugging Face's, so that a notice tells of a user's choice alone.
@@ -128,6 +130,9 @@ class ZerothOrderArguments:
     zo_log_steps: bool = field(
         default=True, metadata={"help": "Write the steps.zolog that `zopro replay` reads."}
     )
+    zo_sketch_every: int = field(
+        default=0, metadata={"help": "Steps between sketches of the weights; 0: none."}
+    )
     zo_noise_every: int = field(
         default=0, metadata={"help": "Steps between measures of the loss's noise; 0: none."}
     )
@@ -173,6 +178,7 @@ class ZerothOrderArguments:
             checks.choice(name, getattr(self, name), known)
         checks.integer("zo_num_directions", self.zo_num_directions, 1)
         checks.integer("zo_noise_every", self.zo_noise_every, 0)
+        checks.integer("zo_sketch_every", self.zo_sketch_every, 0)
         if self.zo_seed is not None:
             checks.integer("zo_seed", self.zo_seed, 0, 2**64)
         if self.zo_backend is not None:

@@ -22,6 +22,7 @@ from .health import health, loss_noise, noise_is_due
 from .logs import LogSteps
 from .progress import Recoverable
 from .settling import Settle, attached, settle, watched
+from .sketching import SketchSteps
 
 
 class ZerothOrderMixin(Recoverable):
@@ -50,8 +51,7 @@ class ZerothOrderMixin(Recoverable):
     - Between an estimate and its step the weights stay perturbed, and with `zo_lookahead` between
       steps as well. Generation, evaluation, prediction, saving and the ends of epochs and of
       training see theta. A callback that reads or writes weights at another event calls
-      `trainer.zopro.settle()` first; one that acts on `on_pre_optimizer_step` or `on_substep_end`
-      finds theta.
+      `trainer.zopro.settle()` first; `on_pre_optimizer_step` and `on_substep_end` find theta.
     - Several ranks each hold the whole model and average their losses; see `distributed`.
 
     Sources: MeZO (arXiv 2305.17333) for forward-only fine-tuning, ZOPrO (arXiv 2503.03460) for
@@ -92,11 +92,11 @@ class ZerothOrderMixin(Recoverable):
                 f"optimizers holds a {type(self.zopro).__name__}, which needs gradients: pass a"
                 " zopro.ZOPrO, or none and set the fields that begin with `zo_`."
             )
-        if not any(isinstance(c, SameWeights) for c in self.callback_handler.callbacks):
-            self.add_callback(SameWeights)
+        held = {type(c) for c in self.callback_handler.callbacks}
+        for cls in (c for c in (SameWeights, LogSteps, SketchSteps) if c not in held):
+            self.add_callback(cls)
+        if SameWeights not in held:
             self.callback_handler.callbacks.insert(0, Settle())
-        if not any(isinstance(c, LogSteps) for c in self.callback_handler.callbacks):
-            self.add_callback(LogSteps)
         return self.optimizer
 
     @property
