@@ -109,23 +109,24 @@ def measure(cubin: Path, ptx: str, dtype_of, walks: bool) -> list[dict]:
 
 
 def describe_cuda(name: str) -> tuple[str, str]:
-    """Reads Form<element, gaussian, stochastic, kind, form of prev and v> from the mangled name."""
+    """Reads Form<element, gaussian, stochastic, kind, form of prev and v>, or SequenceForm without a
+    kind, from the mangled name."""
     kept = {"f": "", "a": "kept int8"}  # else bf16: a name, or a reference to one
     if "noise_dots" in name:
         gaussian, form = re.search(r"ILb(\d)E(\w)", name).groups()
         dtype = {"f": "fp32", "a": "int8"}.get(form, "bf16")
         return "dot " + ("gaussian" if gaussian == "1" else "signs"), dtype
-    match = re.search(r"Form.*?(f|4bf16|4fp16)ELb(\d)ELb(\d)E.*?KindE(\d)E(\w)", name) or re.search(
-        r"FormI(f)Lb(\d)ELb(\d)E.*?KindE(\d)E(\w)", name
-    )
-    element, gaussian, stochastic, kind, form = match.groups()
+    found = re.search(r"Form(?:I(f)|I\w*?(4bf16|4fp16)E)Lb(\d)ELb(\d)E(.*)", name)
+    wide, narrow, gaussian, stochastic, rest = found.groups()
+    sequence = "SequenceForm" in name
+    kind, form = (None, rest[0]) if sequence else re.match(r".*?KindE(\d)E(\w)", rest).groups()
     words = [
-        ("", "targeted", "many")[int(kind)],
+        "sequence of" if sequence else ("", "targeted", "many")[int(kind)],
         "gaussian" if gaussian == "1" else "signs",
         kept.get(form, "kept bf16"),
         "stochastic" if stochastic == "1" else "",
     ]
-    return " ".join(filter(None, words)), {"f": "fp32", "4bf16": "bf16", "4fp16": "fp16"}[element]
+    return " ".join(filter(None, words)), "fp32" if wide else narrow[1:]
 
 
 def cuda_rows(folder: Path) -> list[dict]:
@@ -133,7 +134,7 @@ def cuda_rows(folder: Path) -> list[dict]:
         print("SKIPPED: the CUDA kernels (nvcc is not on the PATH)", file=sys.stderr)
         return []
     rows = []
-    for name in ("add_noise", "noise_dots"):
+    for name in ("add_noise", "sequence", "noise_dots"):
         output(
             nvcc, "-std=c++17", "-O3", f"-arch=sm_{ARCH}", "--fmad=false", "-w", "-cubin",
             f"-I{ROOT / 'csrc/include'}", "--keep", "--keep-dir", str(folder),
@@ -176,12 +177,12 @@ def judge(row: dict) -> list[str]:
 
 
 def show(rows: list[dict]) -> None:
-    print(f"{'backend':14}{'kernel':28}{'dtype':7}{'instr/el':>9}{'budget':>8}{'a seed':>8}"
+    print(f"{'backend':14}{'kernel':40}{'dtype':7}{'instr/el':>9}{'budget':>8}{'a seed':>8}"
           f"{'regs':>6}{'spilled':>9}{'code':>7}")  # fmt: skip
     for r in sorted(rows, key=lambda r: (r["backend"], r["kernel"], r["dtype"])):
         budget = BUDGETS.get(r["kernel"], "")
         seed = "" if r["further_seed"] is None else f"{sum(r['further_seed'].values()):.2f}"
-        print(f"{r['backend']:14}{r['kernel']:28}{r['dtype']:7}{r['per_element']:9.2f}"
+        print(f"{r['backend']:14}{r['kernel']:40}{r['dtype']:7}{r['per_element']:9.2f}"
               f"{budget:>8}{seed:>8}{r['registers']:6}{r['spilled']:9}{r['code']:7}")  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from .passes import Dots, Pass
+from .passes import Dots, Pass, PassSequence
 from .reference_law import DOT_NN_SCALE, LAW
 from .table import NUMEL, describe, scalars
 
@@ -54,6 +54,20 @@ def add_noise_(p: Pass) -> None:
             floats.data_ptr(), table.chunks, len(p.tensors), p.count, _DTYPES[p.tensors[0].dtype],
             p.distribution == "gaussian", p.stochastic, p.prev is not None, p.v is not None,
             _DTYPES[p.form], torch.cuda.current_stream(device).cuda_stream,
+        )  # fmt: skip
+
+
+def add_noise_sequence_(s: PassSequence) -> None:
+    """Performs the passes in place; one launch, weights in registers through all records."""
+    device = s.tensors[0].device
+    with torch.cuda.device(device):
+        table, (records, integers, floats) = describe(s, CHUNK_TILES), s.packed()
+        _native.add_noise_sequence(
+            device.index, table.rows.data_ptr(), table.scales_address, records.data_ptr(),
+            len(records), integers.data_ptr(), floats.data_ptr(), table.chunks, len(s.tensors),
+            _DTYPES[s.tensors[0].dtype], s.distribution == "gaussian", s.stochastic,
+            s.prev is not None, s.v is not None, _DTYPES[s.form],
+            torch.cuda.current_stream(device).cuda_stream,
         )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ Arguments arguments(int device, uint64_t table, uint64_t scales, uint64_t intege
                      reinterpret_cast<const int64_t*>(integers),
                      reinterpret_cast<const float*>(floats),
                      reinterpret_cast<int64_t*>(sums),
-                     chunks, count, seeds, has_prev, has_v, Dtype(form)};
+                     chunks, count, seeds, has_prev, has_v, Dtype(form), nullptr, 0};
 }
 
 }  // namespace
@@ -55,6 +55,17 @@ PYBIND11_MODULE(_cuda, m) {
                                   has_prev, has_v, form),
                         Dtype(dtype), gaussian, stochastic,
                         reinterpret_cast<cudaStream_t>(stream));
+          });
+    m.def("add_noise_sequence",
+          [](int device, uint64_t table, uint64_t scales, uint64_t records, int32_t number,
+             uint64_t integers, uint64_t floats, int64_t chunks, int32_t count, int dtype,
+             bool gaussian, bool stochastic, bool has_prev, bool has_v, int form,
+             uint64_t stream) {
+              Arguments args = arguments(device, table, scales, integers, floats, 0, chunks, count,
+                                         0, has_prev, has_v, form);
+              args.records = reinterpret_cast<const int64_t*>(records), args.number = number;
+              add_noise_sequence(args, Dtype(dtype), gaussian, stochastic,
+                                 reinterpret_cast<cudaStream_t>(stream));
           });
     m.def("noise_dots", [](int device, uint64_t table, uint64_t scales, uint64_t integers,
                            uint64_t sums, int64_t chunks, int32_t count, bool gaussian, int form,

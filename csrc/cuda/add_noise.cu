@@ -79,26 +79,15 @@ __device__ void edge_tile(const Arguments& args, const Tile<F>& tile, const Chun
                 gaussian_row<T>(from, tile.number, row, tile.lane, normals, n);
                 add_scaled<8>(acc, c, n);
             } else {
-                const Words w = sign_words<T>(from, tile.number, tile.lane);
-                const uint32_t word = (row & 8 ? row & 4 ? w.w[3] : w.w[2]
-                                               : row & 4 ? w.w[1] : w.w[0]) >> (8 * (row & 3));
+                const uint32_t word = word_of_row(sign_words<T>(from, tile.number, tile.lane), row);
                 add_signs<1>(&acc, c, &word);
             }
         }
 #pragma unroll 1
         for (int which = 0; which < 2; ++which) {
-            const typename F::C* base = which ? tile.v : tile.prev;
-            if (F::KIND != Kind::one && base) {
-                float scale = 0.0f;
-                if constexpr (sizeof(typename F::C) == 1)
-                    scale = (which ? tile.v_scales : tile.prev_scales)[row];
-#pragma unroll
-                for (int m = 0; m < 8; ++m) {
-                    const int at = place<T>(tile.lane, m);
-                    x[m] = inside(at) ? value(base[row * ROW + at], scale) : 0.0f;
-                }
-                add_scaled<8>(acc, which ? tile.s.v : tile.s.prev, x);
-            }
+            if (F::KIND == Kind::one || !(which ? tile.v : tile.prev)) continue;
+            companion_in_part(tile, which, row, x, inside);
+            add_scaled<8>(acc, which ? tile.s.v : tile.s.prev, x);
         }
         Words random{};
         if constexpr (F::STOCHASTIC)

@@ -23,11 +23,17 @@ struct Arguments {
     int32_t seeds;            // K; noise_dots: 1
     bool has_prev, has_v;
     Dtype form;  // of prev and v, or of the vectors: fp32, bf16 or int8
+    // add_noise_sequence alone: integers and floats are those of all records, one after the other.
+    const int64_t* records = nullptr;  // [R, 4] places of a record's first integer and float, K, 0
+    int32_t number = 0;                // R
 };
 
 // Performs the pass on the tensors of the table, in place. Throws std::runtime_error.
 void add_noise(const Arguments& args, Dtype dtype, bool gaussian, bool stochastic,
                cudaStream_t stream);
+// Performs the passes of all records, in place, in one over the memory.
+void add_noise_sequence(const Arguments& args, Dtype dtype, bool gaussian, bool stochastic,
+                        cudaStream_t stream);
 // v.n, and for gaussian n.n (of signs it is the number of elements), of vectors.
 void noise_dots(const Arguments& args, bool gaussian, cudaStream_t stream);
 

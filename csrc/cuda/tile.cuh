@@ -108,6 +108,29 @@ __device__ __forceinline__ void add_companion(float (*acc)[8], float c, const ty
     }
 }
 
+// ---- rows of which the tensor covers a part -----------------------------------------------------
+// The word that holds the row's signs, brought to the bottom.
+__device__ __forceinline__ uint32_t word_of_row(const Words& w, int row) {
+    const uint32_t word = row & 8 ? row & 4 ? w.w[3] : w.w[2] : row & 4 ? w.w[1] : w.w[0];
+    return word >> (8 * (row & 3));
+}
+
+// Values of prev (which 0) or v (1), 0 outside.
+template <class F, class Inside>
+__device__ __forceinline__ void companion_in_part(const Tile<F>& tile, int which, int row, float* x,
+                                                  Inside inside) {
+    const typename F::C* base = which ? tile.v : tile.prev;
+    float scale = 0.0f;
+    if constexpr (sizeof(typename F::C) == 1)
+        scale = (which ? tile.v_scales : tile.prev_scales)[row];
+#pragma unroll
+    for (int m = 0; m < 8; ++m) {
+        const int at = place<typename F::T>(tile.lane, m);
+        x[m] = inside(at) ? value(base[row * ROW + at], scale) : 0.0f;
+    }
+}
+
+// ---- whole rows ---------------------------------------------------------------------------------
 template <class F>
 __device__ __forceinline__ void add_gaussians(const Arguments& args, const Tile<F>& tile, int row,
                                               const float* normals, float (*acc)[8]) {

@@ -12,16 +12,29 @@ from pathlib import Path
 import pytest
 import torch
 from kernels.bits import assert_same_bits
-from kernels.cases import DTYPES, Dots, Pass, make_dots, make_pass, misaligned, weights
+from kernels.cases import (
+    DTYPES,
+    TARGETS,
+    Dots,
+    Pass,
+    make_dots,
+    make_pass,
+    make_sequence,
+    misaligned,
+    options_of,
+    weights,
+)
 
 from zopro_kernels import cpu, reference
 from zopro_kernels.cuda import CHUNK_TILES
+from zopro_kernels.passes import PassSequence
 from zopro_kernels.reference_law import DOT_NN_SCALE
 from zopro_kernels.table import describe, scalars
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent / "cuda_host"
 FORMS = (*DTYPES, torch.int8)  # as csrc/cuda/kernels.h numbers them
+SOME = (3, 1023, 4096, 9003)  # of sequences
 LARGE = 2**24 + 37  # elements: warps walk over a thousand tiles each, the last one is cut
 # Held to the reference's bits by test_cpu.py, and a hundred times quicker.
 QUICK = cpu if cpu.status() == "available" else reference
@@ -58,6 +71,18 @@ def run(library, p: Pass) -> None:
         DTYPES.index(p.tensors[0].dtype), ctypes.c_bool(p.distribution == "gaussian"),
         ctypes.c_bool(p.stochastic), ctypes.c_bool(p.prev is not None),
         ctypes.c_bool(p.v is not None), FORMS.index(p.form),
+    )  # fmt: skip
+
+
+def run_sequence(library, s: PassSequence) -> None:
+    table = describe(s, CHUNK_TILES)
+    records, integers, floats = s.packed()
+    library.host_add_noise_sequence(
+        address(table.rows), ctypes.c_void_p(table.scales_address), address(records),
+        address(integers), address(floats), ctypes.c_int64(table.chunks), len(s.tensors),
+        len(records), DTYPES.index(s.tensors[0].dtype), ctypes.c_bool(s.distribution == "gaussian"),
+        ctypes.c_bool(s.stochastic), ctypes.c_bool(s.prev is not None),
+        ctypes.c_bool(s.v is not None), FORMS.index(s.form),
     )  # fmt: skip
 
 
@@ -115,6 +140,20 @@ def test_kept_smaller(library, distribution, dtype, seeds, targets, form):
 @pytest.mark.parametrize("distribution", ("rademacher", "gaussian"))
 def test_stochastic(library, distribution, dtype, seeds):
     compare(library, lambda: make_pass(dtype, "cpu", distribution, seeds, stochastic=True))
+
+
+@pytest.mark.parametrize("stochastic", (False, True), ids=("nearest", "stochastic"))
+@pytest.mark.parametrize("targets,form", TARGETS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("distribution", ("rademacher", "gaussian"))
+def test_sequence(library, distribution, dtype, targets, form, stochastic):
+    options = options_of(targets, form, stochastic)
+    ours, oracle = (make_sequence(dtype, "cpu", distribution, sizes=SOME, **options)
+                    for _ in range(2))  # fmt: skip
+    run_sequence(library, ours)
+    reference.add_noise_sequence_(oracle)
+    for t, (a, b) in enumerate(zip(ours.tensors, oracle.tensors)):
+        assert_same_bits(a, b, f"tensor {t}")
 
 
 @pytest.fixture(scope="module")

@@ -90,6 +90,16 @@ extern "C" void host_add_noise(const int64_t* table, const int64_t* scales, cons
                            zopro::cuda::Dtype(dtype), gaussian, stochastic, nullptr);
 }
 
+extern "C" void host_add_noise_sequence(const int64_t* table, const int64_t* scales,
+                                        const int64_t* records, const int64_t* integers,
+                                        const float* floats, int64_t chunks, int count, int number,
+                                        int dtype, bool gaussian, bool stochastic, bool has_prev,
+                                        bool has_v, int form) {
+    zopro::cuda::add_noise_sequence({table, scales, integers, floats, nullptr, chunks, count, 0,
+                                     has_prev, has_v, zopro::cuda::Dtype(form), records, number},
+                                    zopro::cuda::Dtype(dtype), gaussian, stochastic, nullptr);
+}
+
 extern "C" void host_noise_dots(const int64_t* table, const int64_t* scales, const int64_t* integers,
                                 int64_t* sums, int64_t chunks, int count, bool gaussian, int form) {
     zopro::cuda::noise_dots({table, scales, integers, nullptr, sums, chunks, count, 1, false, false,
