@@ -98,6 +98,16 @@ def test_fit_cuts_the_source_and_leaves_the_instruction(
     assert len(fitted["source"][0]) < len(source)
 
 
+def test_supervised_prompts_are_cut_as_those_of_rollouts(tmp_path, tokenizer):
+    task, source = get_task("translation"), "these words are many and they do not end " * 30
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"source": source, "reference": "viele Worte"}) + "\n")
+    whole, cut = (task.supervised("train", str(path), fit=f) for f in (None, (tokenizer, 64)))
+    assert count_tokens(whole["prompt"][0], tokenizer) > 64
+    assert 40 < count_tokens(cut["prompt"][0], tokenizer) <= 64
+    assert cut["completion"] == whole["completion"]
+
+
 def test_fit_drops_a_dialogue_s_oldest_turns(tmp_path, tokenizer):
     said = [{"role": "user", "content": f"this is what was said as number {i}"} for i in range(9)]
     for i in range(1, 9, 2):

@@ -62,6 +62,11 @@ class SFTFlags(StartFlags):
         metadata={"help": "Leave the whole model, the adapter merged into it, for `zopro reward` "
                   "and `zopro train` to take as --model."},
     )  # fmt: skip
+    max_prompt_length: int | None = field(
+        default=None,
+        metadata={"help": "Cut longer prompts to so many tokens, as `zopro train` cuts those of "
+                  "rollouts (default: rows over max_length are left out)."},
+    )  # fmt: skip
 
 
 @dataclass
@@ -185,6 +190,11 @@ def _trainer(command: str, task: Any, flags: StartFlags, tokenizer: Any, args: A
     read = task.supervised
     if command == "reward":
         read = task.scored if flags.reward_data == "scores" else task.preference_pairs
+    elif flags.max_prompt_length is not None:
+        if flags.max_prompt_length < 1:
+            raise CommandError(f"max_prompt_length={flags.max_prompt_length} is not allowed: give "
+                               "at least 1, or leave it out")  # fmt: skip
+        load["fit"] = tokenizer, flags.max_prompt_length
     data = read("train", flags.source, **load)
     lora = None
     if flags.lora_r is not None:

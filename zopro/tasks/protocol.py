@@ -118,9 +118,11 @@ class Task:
             made["distractors"] = distractors(rows, self.distractors)
         return loading.dataset(made)
 
-    def supervised(self, *args: Any, **options: Any) -> Dataset:
-        """`load` for TRL's SFTTrainer: columns `prompt` and `completion` (the reference)."""
+    def supervised(self, *args: Any, fit: tuple | None = None, **options: Any) -> Dataset:
+        """`load` for TRL's SFTTrainer: columns `prompt` and `completion` (the reference).
+        fit: (tokenizer, max_tokens), to cut prompts as Task.fit does."""
         rows = self.load(*args, **options)
+        rows = rows if fit is None else self.fit(rows, *fit)
         chat = options.get("conversational", False)
         done = [self.completion(text, chat) for text in rows["reference"]]
         return loading.dataset({"prompt": rows["prompt"], "completion": done})
