@@ -74,6 +74,9 @@ class Engine(Trainable):
             raise RuntimeError(
                 f"{what} inside {self._busy}: the weights are perturbed there; leave it first"
             )
+        waiting = self._pending is not None and not self._pending.accumulates
+        if waiting and what in ("estimate", "perturbed"):
+            raise RuntimeError(f"{what}: a population waits for a step; call step() first")
         if no_estimates and self._pending is not None:
             raise RuntimeError(f"{what}: estimates wait for a step; call step() first")
 
@@ -210,7 +213,8 @@ class Engine(Trainable):
             ahead = self._build_plan(self._step_seed(DIRECTION, 1), self._num_directions, ahead=1)
             if ahead.eps is not plan.eps or ahead.members is not plan.members:
                 ahead = None  # eps or what trains changed between estimate and step
-        applied = apply(self._weights, plan, self.param_groups, slopes, finite, ahead)
+        walk = pending.walk or apply
+        applied = walk(self._weights, plan, self.param_groups, slopes, finite, ahead)
         if self._capturable:
             self._skipped += applied.logical_not()
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -116,6 +116,8 @@ class Pending:
     sums: Tensor
     loss_count: int
     estimates: int
+    walk: Any = None  # the update, where another than update.apply; a population's
+    accumulates: ClassVar[bool] = True  # whether further estimates may be added
 
     def on(self, device: torch.device) -> Pending:
         return replace(self, sums=moved(self.sums, device))

@@ -10,13 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from . import checks
-from .aimed import Aimed
+from .population.method import Populated
 from .restore import choose_policy
 
 logger = logging.getLogger(__name__)
 
 
-class ZOPrO(Aimed):
+class ZOPrO(Populated):
     """Zeroth-order preference optimisation (arXiv 2503.03460), and plain SPSA without targets.
 
     A step measures the loss at theta +- eps z along seeded directions z that are never stored
