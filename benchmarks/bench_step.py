@@ -6,8 +6,10 @@ On a Llama of a published shape with random weights (shapes.py), two-sided, one 
 runs in turn with the two forwards alone (no_grad, the same batch), round after round; the ratio is
 the median of the rounds' own. Phases are cut where the closure begins and ends: to the first
 forward (with a targeted direction's reduction), between the two, and after the second (restore and
-update). On a GPU the cuts are events, so nothing waits inside a step. MeZO's loop is re-created
-from its operations (peers.py).
+update). On a GPU the cuts are events, so nothing waits inside a step. With lookahead
+the update leads to the next step's perturbation. "captured" (CUDA alone) replays a CUDA graph of
+the whole step, which cannot be cut: what it takes over the two forwards alone counts as restore and
+update. MeZO's loop is re-created from its operations (peers.py).
 """
 
 from __future__ import annotations
@@ -33,14 +35,18 @@ PLANS = {
     ],
 }  # fmt: skip
 ROUNDS = {"cpu": 3, "cuda": 4}  # beside one that warms up
-# Name -> (restore, distribution, targeted); MeZO's step comes after them.
+# Name -> options of ZOPrO, and whether it is targeted; MeZO's step comes after them.
 CASES = {
-    "signs, in place": ("inplace", "rademacher", False),
-    "signs, exact": ("exact", "rademacher", False),
-    "Gaussian, in place": ("inplace", "gaussian", False),
-    "targeted signs, in place": ("inplace", "rademacher", True),
-    "targeted Gaussian, in place": ("inplace", "gaussian", True),
-}
+    "signs, in place": {"restore": "inplace"},
+    "signs, lookahead": {"lookahead": True},
+    "signs, exact": {"restore": "exact"},
+    "Gaussian, in place": {"restore": "inplace", "distribution": "gaussian"},
+    "targeted signs, in place": {"restore": "inplace", "targeted": True},
+    "targeted Gaussian, in place": {
+        "restore": "inplace", "distribution": "gaussian", "targeted": True
+    },
+}  # fmt: skip
+CAPTURED = {"signs, captured": {"restore": "inplace", "capturable": True}}  # where there is CUDA
 MEZO = "MeZO"
 LR, EPS = 1e-6, 1e-3
 Step = Callable[[Callable[[], Tensor]], Any]
@@ -51,16 +57,34 @@ def stepper(case: str, params: list[Tensor]) -> Step:
     if case == MEZO:
         seeds = itertools.count()
         return lambda loss: peers.mezo_step(params, loss, LR, EPS, next(seeds))
-    restore, distribution, targeted = CASES[case]
-    opt = ZOPrO(params, lr=LR, eps=EPS, restore=restore, distribution=distribution)
+    options = {**CASES, **CAPTURED}[case]
+    targeted = options.get("targeted", False)
+    opt = ZOPrO(params, lr=LR, eps=EPS, **{k: v for k, v in options.items() if k != "targeted"})
     if targeted:
         update = [torch.randn_like(p, dtype=torch.float32) for p in params]
         opt.set_targets(update, update, schedule="constant")
     return opt.step
 
 
-def phases_of(gaps: list[float]) -> dict[str, float]:
-    """Seconds by phase, from those between the marks of a step: around and inside two forwards."""
+def replayed(step: Step, loss: Callable[[], Tensor]) -> Callable[[], None]:
+    """A step as the replay of a CUDA graph, captured after two steps on another stream."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step(loss), step(loss)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step(loss)
+    return graph.replay
+
+
+def phases_of(gaps: list[float], forwards: float) -> dict[str, float]:
+    """Seconds by phase, from those between the marks of a step: around and inside two forwards, or
+    around the whole; `forwards`: of the two alone."""
+    if len(gaps) == 1:
+        return {"forwards": forwards, "perturb": 0.0, "flip": 0.0,
+                "restore and update": gaps[0] - forwards}  # fmt: skip
     first, plus, between, minus, last = gaps
     return {"forwards": plus + minus, "perturb": first, "flip": between,
             "restore and update": last}  # fmt: skip
@@ -72,21 +96,25 @@ def measure_case(
     """Spread of a step's seconds, its ratio to the two forwards alone, medians of its phases."""
     step, marks = stepper(case, shapes.trainable(model)), Marks(device)
 
+    def forward() -> Tensor:
+        return model(**batch).loss
+
     def loss() -> Tensor:
         marks()
-        value = model(**batch).loss
+        value = forward()
         marks()
         return value
 
+    graph = replayed(step, forward) if case in CAPTURED else None
     steps, alone, phases = [], [], []
     for turn in range(-1, rounds):
         with torch.no_grad():
             loss(), loss()
             forwards = marks.seconds()
             marks()
-            step(loss)
+            graph() if graph else step(loss)
             marks()
-        found = phases_of(marks.seconds())
+        found = phases_of(marks.seconds(), forwards[0] + forwards[2])
         if turn >= 0:  # the first round warms up
             phases.append(found)
             steps.append(sum(found.values()))
@@ -113,7 +141,7 @@ def measure_plan(plan: str, device: str, rounds: int, cases: Cases) -> list[dict
         "trainable": sum(p.numel() for p in params), "tensors": len(params), "rounds": rounds,
     }  # fmt: skip
     rows = []
-    for case in (*CASES, MEZO):
+    for case in (*CASES, *(CAPTURED if device == "cuda" else ()), MEZO):
         found = cases.run(f"{plan}, {case}", measure_case, case, model, batch, device, rounds)
         if found:
             rows.append({**common, **found})
