@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import shapes
@@ -27,6 +28,7 @@ from torch import nn
 from zopro import ZOPrO
 
 OUT = RESULTS / "exact_restore.json"
+RESTORES = {"full": "layerwise", "lora": "exact"}
 WAYS = ("inplace", "layerwise")
 MEMORY = ("135m:fp32:2x16",)
 TIME = ("135m:fp32:2x256", "1b:fp32:1x64")
@@ -133,24 +135,26 @@ def timed(plan: str) -> dict[str, Any]:
             "layerwise over in place": best["layerwise"] / best["inplace"]}  # fmt: skip
 
 
-def keep(part: str, row: dict[str, Any]) -> None:
+def keep(path: Path, part: str, row: dict[str, Any]) -> None:
     """Records `row` at once, in the place of an older one of the same case."""
 
     def case(r: dict[str, Any]) -> list:
         return [r.get(name) for name in ("plan", "way", "dtype", "trained")]
 
     print(row, flush=True)
-    kept = json.loads(OUT.read_text()) if OUT.exists() else {}
+    kept = json.loads(path.read_text()) if path.exists() else {}
     found = {name: kept.get(name, []) for name in ("bits", "memory", "time")}
     found[part] = [*(r for r in found[part] if case(r) != case(row)), row]
-    record(OUT, found)
+    record(path, found)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", nargs="+", default=["bits", "memory", "time"])
     parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--trained", nargs="+", choices=RESTORES, default=list(RESTORES))
     parser.add_argument("--plan", nargs="+", default=TIME, help="of the time")
+    parser.add_argument("--json", type=Path, default=OUT)
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -158,15 +162,15 @@ def main() -> None:
         print(json.dumps(peak(*args.peak)))
         return
     if "bits" in args.part:
-        for trained, restore in (("full", "layerwise"), ("lora", "exact")):
+        for trained in args.trained:
             for dtype in shapes.DTYPES:
-                keep("bits", bits_changed(dtype, trained, restore, args.steps))
+                keep(args.json, "bits", bits_changed(dtype, trained, RESTORES[trained], args.steps))
     if "memory" in args.part:
         for row in memory():
-            keep("memory", row)
+            keep(args.json, "memory", row)
     if "time" in args.part:
         for plan in args.plan:
-            keep("time", timed(plan))
+            keep(args.json, "time", timed(plan))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """Ten thousand steps with lr 0: no bit of the weights changes, and memory stays flat.
 
-python benchmarks/soak.py --json benchmarks/results/soak.json
+    python benchmarks/soak.py --json benchmarks/results/soak.json
+
+With --dtype the others' runs stay in the record.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import tempfile
 import time
@@ -18,7 +21,7 @@ import torch
 from zopro import StepLog, ZOPrO
 from zopro.steplog import read_log
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def resident() -> int:
@@ -26,9 +29,10 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def soaked(dtype: torch.dtype, adapter: bool, steps: int) -> dict[str, Any]:
+def soaked(name: str, adapter: bool, steps: int) -> dict[str, Any]:
     """`steps` steps at lr 0 on a small network or low-rank parts of it."""
     torch.manual_seed(0)
+    dtype = getattr(torch, name)
     sizes = ((32, 64), (64, 32), (32, 8))
     frozen = [torch.randn(i, o).to(dtype) / i**0.5 for i, o in sizes]
     if adapter:
@@ -61,7 +65,7 @@ def soaked(dtype: torch.dtype, adapter: bool, steps: int) -> dict[str, Any]:
         for a, b in zip(params, start)
     )
     return {
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": name,
         "weights": "adapter" if adapter else "full",
         "steps": steps,
         "logged": logged,
@@ -78,15 +82,19 @@ def main() -> None:
     """Prints the runs; with --json records them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
     runs = []
-    for dtype in DTYPES:
+    for dtype in given.dtype:
         for adapter in (True, False):
             runs.append(soaked(dtype, adapter, given.steps))
             print(runs[-1], flush=True)
     if given.json:
+        kept = json.loads(given.json.read_text())["runs"] if given.json.exists() else []
+        kept = [r for r in kept if r["dtype"] not in given.dtype]
+        runs = sorted([*kept, *runs], key=lambda r: DTYPES.index(r["dtype"]))
         harness.record(given.json, {"runs": runs})
 
 
