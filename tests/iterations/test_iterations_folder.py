@@ -33,13 +33,16 @@ def test_no_name_leads_out_of_the_folder(name, tmp_path):
     (victim / "mine.txt").write_text("mine")
     run = folder_of(tmp_path / "run", {"done": [name], "phase": None})
     (run / "checkpoints").mkdir()
-    with pytest.raises(ValueError, match="holds a damaged run: its state.json names a phase"):
+    with pytest.raises(ValueError, match=r"holds a damaged run: its state\.json names a phase"):
         RunFolder(str(run), OPTIONS, True).create()
     assert (victim / "mine.txt").exists() and (run / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("state", [[], {}, {"done": 3}, {"done": None}, 7, "x", None, b"", b"{",
-                                   b"\xff", b"[" * 100_000, {"done": [], "phase": "../x"}])  # fmt: skip
+STATES = [[], {}, {"done": 3}, {"done": None}, 7, "x", None, b"", b"{", b"\xff", b"[" * 100_000,
+          {"done": [], "phase": "../x"}]  # fmt: skip
+
+
+@pytest.mark.parametrize("state", STATES)
 def test_a_state_that_is_none(state, tmp_path):
     run = folder_of(tmp_path / "run", state)
     with pytest.raises(ValueError, match=r"holds a damaged run: its state.json .*new folder"):
