@@ -5,7 +5,8 @@
     metrics.jsonl               one line a log of a trainer or the driver: phase, step, values
     samples.jsonl               one line a sample at a trainer's log: prompt, completion, rewards
     sketches/                   policy and reward model over time: zopro.analysis.snapshots
-    phases/<phase>/             what a phase left: policy.safetensors, reward.safetensors, ...
+    phases/<phase>/             what a phase left: policy.safetensors, reward.safetensors, and a
+                                zeroth-order one's step log with what a replay takes (LOG)
     checkpoints/<phase>/        Hugging Face's checkpoints inside a phase, gone once it is done
 
 Phases have names of their own (`0.policy`, `1.refine`, ...), so no path is used twice.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -29,6 +31,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from zopro.files import LOCK, append, locked, write_beside
+from zopro.trainer.logs import NAME, START
 
 from .config import IterationConfig
 from .state import damaged, read_config, read_state
@@ -36,6 +39,7 @@ from .state import damaged, read_config, read_state
 PACKAGES = ("zopro", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 BEGUN = ("config.json", "config.json.part", LOCK)  # a run that was killed before it had a state
 # Between the run that began and the one that goes on.
+LOG = (f"{NAME}*", "targets-*.safetensors", START)  # of a trainer's folder, beside checkpoints
 MAY_DIFFER = ("resume", "output_dir", "sketch_every")
 
 
@@ -81,7 +85,7 @@ class RunFolder:
         Apart from the constructor, so that what is refused after it leaves no folder behind.
         """
         for phase in self.done if self.main else ():
-            shutil.rmtree(self.checkpoints(phase), ignore_errors=True)  # a kill in `finish`
+            self._drop_checkpoints(phase)  # a kill in `finish`
         if self._new is not None:
             write_beside(self.path / "config.json", _json(self._new))
             self._write_state()
@@ -120,11 +124,19 @@ class RunFolder:
         self._write_state()
 
     def finish(self, phase: str) -> None:
-        """The phase is done: its results are written, and its checkpoints are not needed."""
+        """The phase is done: its results are written, and its checkpoints are not needed. Its step
+        log moves to the results."""
         self.state = {"done": [*self.done, phase], "phase": None}
         self._write_state()
         if self.main:
-            shutil.rmtree(self.checkpoints(phase), ignore_errors=True)
+            self._drop_checkpoints(phase)
+
+    def _drop_checkpoints(self, phase: str) -> None:
+        """A kill between any two of its calls leaves what the next start's call finishes."""
+        folder = self.checkpoints(phase)
+        for path in [p for pattern in LOG for p in folder.glob(pattern)]:
+            os.replace(path, self._folder_of(phase) / path.name)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def _write_state(self) -> None:
         if self.main:
