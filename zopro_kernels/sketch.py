@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from . import cpu, sketch_cpu, sketch_reference
+from . import cpu, cuda, sketch_cpu, sketch_reference, sketch_triton, triton_backend
 from .arguments import check_extent, check_tensors, integers
 from .dispatch import choose
 from .sketch_law import BLOCK, CHUNK
@@ -110,4 +110,8 @@ def _parts(
 
 def _implementation(backend: ModuleType) -> Callable[[Sketch], None]:
     """Of the sketch, on the backend that `choose` picked."""
-    return {cpu: sketch_cpu.sketch}.get(backend, sketch_reference.sketch)
+    return {
+        cpu: sketch_cpu.sketch,
+        cuda: sketch_triton.sketch,
+        triton_backend: sketch_triton.sketch,
+    }.get(backend, sketch_reference.sketch)

@@ -43,3 +43,9 @@ def describe(s: Sketch) -> Tensor:
         rows.append([tensor.data_ptr(), tensor.numel(), offset, param, row, chunks])
         chunks += (offset + tensor.numel() - 1) // CHUNK - offset // CHUNK + 1
     return torch.tensor(rows, dtype=torch.int64)
+
+
+def chunks_of(table: Tensor) -> int:
+    """How many chunks the descriptors have in all."""
+    _, numel, offset, _, _, before = table[-1].tolist()
+    return before + (offset + numel - 1) // CHUNK - offset // CHUNK + 1
