@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .directions import Direction, Plan, Term
 from .layerwise import LayerwiseWeights
-from .prepared import Multiples
+from .prepared import Multiples, Part
 
 logger = logging.getLogger(__name__)
 
@@ -84,10 +84,16 @@ class InplaceWeights(_Stored):
         for i, part in enumerate(plan.parts):
             terms, decay = place.seen_from(self._places[i], plan.multiples)
             if terms:
-                plan.write(part, terms, decay, seed)
+                self._write(plan, part, terms, decay, seed)
             self._places[i] = place
         if self.trace is not None:
             self.trace.append((plan, place))
+
+    def _write(
+        self, plan: Plan, part: Part, terms: list[Term], decay: Tensor | None, seed: int | Tensor
+    ) -> None:
+        """A pass; a replay notes it and makes it later (steplog/gathered.py)."""
+        plan.write(part, terms, decay, seed)
 
 
 @dataclass(eq=False)

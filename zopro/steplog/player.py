@@ -17,6 +17,7 @@ from ..optimizer import ZOPrO
 from ..targets import Targets
 from . import layout as f
 from .aims import load_aim
+from .gathered import GatheredWeights
 from .reader import Log, read_log
 from .waiting import usual_moves
 
@@ -35,7 +36,8 @@ def replay(
     checkpoint, say), by name or in the log's order, with their shapes and dtypes, on any device;
     written in place. backend: of zopro_kernels. One update
     a step is enough where training restored exactly; in place, every pass left its roundings in
-    the weights and is made again. On every backend and device the bits are those of the training.
+    the weights and is made again. Many of either go in one pass over the memory. On every backend
+    and device the bits are those of the training.
 
     Raises ValueError for a log or parameters that do not fit, before anything is written, and for
     weights that differ from a mark in the log: they are then those of that step.
@@ -51,11 +53,14 @@ def replay(
     player = _Player(log, tensors, backend)
     for record in log.records[:known]:
         player.pass_over(record)
-    for record in log.records[known:]:
-        if until is not None and player.steps == end and isinstance(record, f.Step | f.Moves):
-            break
-        player.play(record)
-    player.settle()
+    try:
+        for record in log.records[known:]:
+            if until is not None and player.steps == end and isinstance(record, f.Step | f.Moves):
+                break
+            player.play(record)
+        player.settle()
+    finally:
+        player.flush()
     return joined(digest_each(tensors))
 
 
@@ -107,7 +112,7 @@ class _Player:
     """The optimizer of the log, fed with its numbers instead of losses.
 
     The weights never are away between steps of a run that restored exactly, so it plays in place:
-    one pass a step. Records are independent of how many of them a pass will take one day.
+    one update a step, and many of these in a pass over the memory (gathered.py).
     """
 
     def __init__(self, log: Log, tensors: list[Tensor], backend: str | None) -> None:
@@ -118,6 +123,7 @@ class _Player:
         for p, known in zip(self._params, head.parameters):
             groups[known.group]["params"].append(p)
         self._opt = ZOPrO(groups, lr=0.0, restore="inplace", backend=backend)
+        self._opt._weights = self._weights = GatheredWeights(self._opt._rounding_seed)
         self._opt._indices = {p: known.index for p, known in zip(self._params, head.parameters)}
         self._opt._step_count, self._opt._passes = head.steps, head.passes
         self._d = 0.0
@@ -150,6 +156,10 @@ class _Player:
         """Stores theta where a step with lookahead left theta + eps z."""
         self._opt._weights.home()
 
+    def flush(self) -> None:
+        """Makes the passes that wait."""
+        self._weights.flush()
+
     def pass_over(self, record: f.Record) -> None:
         """Takes notice of `record`, whose passes the weights have behind them."""
         if isinstance(record, f.Step):
@@ -170,6 +180,7 @@ class _Player:
         self._explicit = False
 
     def _targets(self, aim: f.Aim) -> None:
+        self.flush()
         self._opt._targets = self._opt._plan = None
         if aim.file is not None:
             prev, v, v_norm = load_aim(self._folder, aim, self._params)
@@ -217,6 +228,7 @@ class _Player:
                 opt._weights.move(other, other.directions[move.stream], scale)
 
     def _mark(self, record: f.Mark | f.Resume) -> None:
+        self.flush()
         digest = joined(digest_each(self._params))
         if digest != record.digest:
             raise ValueError(
