@@ -71,7 +71,8 @@ class Handler(BaseHTTPRequestHandler):
     name was made to resolve here (DNS rebinding) is refused."""
 
     server_version, sys_version = "zopro", ""
-    protocol_version = "HTTP/1.1"
+    # HTTP/1.0: a connection for each answer, so that none is left when the server ends.
+    protocol_version = "HTTP/1.0"
     source: Source
 
     def do_GET(self) -> None:
