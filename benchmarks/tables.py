@@ -18,6 +18,7 @@ import bench_tables
 import learning_tables
 import limits_tables
 import replay_tables
+import report_tables
 import restore_tables
 import resume_tables
 import storage_tables
@@ -151,6 +152,7 @@ MODULES = (
     learning_tables,
     limits_tables,
     replay_tables,
+    report_tables,
     restore_tables,
     resume_tables,
     storage_tables,
