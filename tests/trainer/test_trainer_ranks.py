@@ -13,6 +13,7 @@ from trainer.tiny_trainer import Reports, ZOTrainer, arguments
 
 import zopro
 from zopro.digests import digest
+from zopro.steplog import Step, read_log, replay
 
 HERE = Path(__file__).parent
 
@@ -41,7 +42,7 @@ def ranks(request, tmp_path_factory):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     assert sorted(p.name for p in out.glob("*.json")) == ["rank0.json", "rank1.json"]
-    return [json.loads((out / f"rank{i}.json").read_text()) for i in range(2)]
+    return [{"out": out, **json.loads((out / f"rank{i}.json").read_text())} for i in range(2)]
 
 
 def test_slopes_are_those_of_both_batches_together(ranks, tmp_path):
@@ -61,6 +62,15 @@ def test_weights_stay_equal_to_the_bit(ranks):
     assert first["responses"] != second["responses"]
     assert first["skipped"] == second["skipped"] == 1  # a NaN on rank 1 alone
     assert first["moved"] and first["digest"] == second["digest"]
+
+
+def test_the_log_of_two_ranks_replays_to_their_weights(ranks):
+    model, log = build_model(), read_log(ranks[0]["out"] / "rloo/steps.zolog")
+    start = digest(model.parameters())
+    replay(log, dict(model.named_parameters()))
+    assert digest(model.parameters()) == ranks[0]["rloo"]["digest"] != start
+    steps = [r for r in log.records if isinstance(r, Step)]
+    assert len(steps) == 4 and sum(s.skipped for s in steps) == 1
 
 
 def test_weights_that_differ_are_refused(ranks):
