@@ -120,7 +120,7 @@ def test_a_logged_population_replays_to_the_bit(tmp_path, restore):
     model = adapted()
     params = [p for p in model.parameters() if p.requires_grad]
     base = [p.detach().clone() for p in params]
-    opt = ZOPrO(params, lr=0.1, eps=0.01, num_directions=3, restore=restore)
+    opt = ZOPrO(params, lr=0.01, eps=0.01, num_directions=3, restore=restore)
     x, y = data(2)
     with StepLog(tmp_path / "steps.zolog", opt):
         for turn in range(6):
