@@ -166,15 +166,12 @@ def count(blocks: list[Block], element_bytes: int, elements: int, walks: bool) -
 
     elements: what one thread handles of a piece of work; walks: whether the kernel loops over
     pieces of work. A kernel that stores no 16 bytes (a reduction) is followed through the 16-byte
-    loads instead.
+    loads instead, or, of 8-bit elements, through the 8-byte loads whose products are truncated in
+    the same block: descriptors are loaded so as well.
     """
     cut = _back_edges(blocks)
-    for access in ("STG", "LDG"):
-        moved = [b.count(rf"\b{access}\.E(\.[A-Z]+)*\.128\b") for b in blocks]
-        if stores := {i for i, number in enumerate(moved) if number}:
-            break
-    else:
-        raise ValueError("no 16-byte access: the vector path was not found")
+    moved = _moved(blocks)
+    stores = {i for i, number in enumerate(moved) if number}
     loops = {edge: _loop(blocks, edge) for edge in cut}
     start = 0
     ends = [i for i, b in enumerate(blocks) if any("EXIT" in c for c in b.code[-1:])]
@@ -194,7 +191,7 @@ def count(blocks: list[Block], element_bytes: int, elements: int, walks: bool) -
         path += _shortest(blocks, here, stop, cut)
         here = stop
     turning = set().union(*(loops[edge] for edge in outer)) if outer else set()
-    stored = sum(moved[i] for i in stores & set(path)) * 16 // element_bytes
+    stored = sum(moved[i] for i in stores & set(path)) // element_bytes
     turns = elements // stored
     # Inside a piece of work only the loop over seeds draws and neither loads nor stores elements.
     seeds = [body for edge, body in loops.items() if edge[1] in path and not stores & body
@@ -204,6 +201,20 @@ def count(blocks: list[Block], element_bytes: int, elements: int, walks: bool) -
         _by_pipe(blocks, [(i, weights[i]) for i in path]),
         _by_pipe(blocks, [(i, weights.get(i, 0.0)) for i in seeds[0]]) if seeds else None,
     )
+
+
+def _moved(blocks: list[Block]) -> list[int]:
+    """Bytes of elements that a thread moves in each block, by the widest accesses there are."""
+    for access in ("STG", "LDG"):
+        moved = [16 * b.count(rf"\b{access}\.E(\.[A-Z]+)*\.128\b") for b in blocks]
+        if any(moved):
+            return moved
+    moved = [
+        8 * b.count(r"\bLDG\.E(\.[A-Z]+)*\.64\b") * (b.count(r"\bF2I\.S64\b") > 0) for b in blocks
+    ]
+    if not any(moved):
+        raise ValueError("no wide access: the vector path was not found")
+    return moved
 
 
 def _by_pipe(blocks: list[Block], weights: list[tuple[int, float]]) -> dict[str, float]:
