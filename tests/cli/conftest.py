@@ -59,8 +59,8 @@ def command(model, rows, folder, *more, method="zopro"):
         "train", "--task", "translation", "--model", model, "--source", rows, "--limit", "16",
         "--output_dir", str(folder), "--method", method, "--max_steps", "2", "--use_cpu",
         "--per_device_train_batch_size", "4", "--logging_steps", "1", "--lora_r", "2",
-        "--max_completion_length", "4", "--learning_rate", "1e-2",
-        "--first_order.learning_rate", "1e-2", *more,
+        "--max_completion_length", "4", "--learning_rate", "1e-2", *more,
+        *([] if "--first" in more else ["--first_order.learning_rate", "1e-2"]),
     ]  # fmt: skip
 
 

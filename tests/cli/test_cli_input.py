@@ -48,6 +48,8 @@ BAD = [
     (["--judge", "http://localhost:1/v1"], "judge_model is missing"),
     (["--judge", "./judge"], "model='./judge' is no folder"),
     (["--max_completion_length", "64"], "max_completion_length=64 leaves no room for a prompt"),
+    (["--first", "spsa", "--optim", "sgd"], "optim is refused: with first='spsa' and method='zo"),
+    (["--first", "spsa", "--first_order.beta", "0"], "beta is refused: with first='spsa' and"),
     (["--lora_r", "none"], "lora_r=None trains all weights, and a reward model on the same base"),
 ]
 
@@ -66,6 +68,15 @@ def test_bad_values_of_later_phases_are_told_at_once(train, tmp_path, capsys):
         (["--report_to", "pigeon"], "report_to='pigeon' is not available: install its package"),
     ]:
         assert refused(train(tmp_path / "run", *more), capsys).startswith(sentence)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_no_phase_reads_is_refused(train, tmp_path, capsys):
+    rewards = ["--first", "spsa", "--rewards", "default"]
+    sentence = refused(train(tmp_path / "run", *rewards, "--neftune_noise_alpha", "5"), capsys)
+    assert sentence.endswith("and no reward model no phase has a backward pass; leave it out")
+    argv = train(tmp_path / "run", "--zo_eps", "1", method="rloo")
+    assert refused(argv, capsys).endswith("no phase of the policy is zeroth-order; leave it out")
     assert not (tmp_path / "run").exists()
 
 

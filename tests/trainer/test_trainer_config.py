@@ -86,29 +86,22 @@ def test_bad_value_is_named(name, value, tmp_path):
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    "name, value, off",
-    [
-        ("max_grad_norm", 1.0, 0.0),
-        ("gradient_checkpointing", True, None),
-        ("neftune_noise_alpha", 5.0, None),
-        ("adam_beta1", 0.95, 0.9),
-        ("adam_beta2", 0.95, 0.999),
-        ("adam_epsilon", 1e-6, 1e-8),
-    ],
-)
-def test_field_without_meaning_is_switched_off_with_one_notice(name, value, off, tmp_path):
-    with pytest.warns(UserWarning, match=name) as caught:
-        args = ZOArguments(str(tmp_path), **{name: value})
-    assert (getattr(args, name) or None) == (off or None)
+def test_a_parents_default_is_switched_off_with_one_notice(tmp_path):
+    with pytest.warns(UserWarning, match="max_grad_norm") as caught:
+        args = ZOArguments(str(tmp_path), max_grad_norm=1.0)
+    assert args.max_grad_norm == 0.0
     ours = [w for w in caught if "switched off" in str(w.message)]
     assert len(ours) == 1 and ours[0].filename == __file__
 
 
-def test_activation_offloading_is_switched_off(tmp_path):
-    with pytest.warns(UserWarning, match="activation_offloading"):
-        args = ZOSFTConfig(str(tmp_path), activation_offloading=True)
-    assert args.activation_offloading is False
+@pytest.mark.parametrize(
+    "cls, name",
+    [(ZOArguments, "gradient_checkpointing"), (ZOSFTConfig, "activation_offloading")],
+)
+def test_another_value_than_the_parents_default_is_refused(cls, name, tmp_path):
+    with pytest.raises(ValueError, match=f"^{name}=True is refused: .*; leave `{name}` out"):
+        cls(str(tmp_path), **{name: True})
+    assert not getattr(cls(str(tmp_path), **{name: False}), name)
 
 
 def test_loss_whose_gradient_is_not_its_slope_is_refused(tmp_path):

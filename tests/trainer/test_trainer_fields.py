@@ -1,4 +1,4 @@
-"""Every field of TRL's RLOOConfig, decided: it works, is switched off with a notice, or refused."""
+"""Every field of TRL's RLOOConfig, decided: it works, or is refused by name."""
 
 import dataclasses
 import warnings
@@ -14,11 +14,10 @@ from trl import RLOOConfig
 from zopro import ZOPrOConfig
 
 # Name and a value that is not the default. TRL's and the parents' own code reads the others.
-OFF = {
+REFUSED = {
     "max_grad_norm": 0.5,
     "activation_checkpointing": True,
     "activation_checkpointing_kwargs": {"use_reentrant": False},
-    "gradient_checkpointing": True,
     "gradient_checkpointing_kwargs": {"use_reentrant": False},
     "neftune_noise_alpha": 5.0,
     "adam_beta1": 0.95,
@@ -28,8 +27,6 @@ OFF = {
     "ddp_bucket_cap_mb": 25,
     "ddp_broadcast_buffers": True,
     "ddp_static_graph": True,
-}
-REFUSED = {
     "fp16": True,
     "fsdp": "full_shard",
     "deepspeed": {"zero_optimization": {"stage": 3}},
@@ -37,6 +34,11 @@ REFUSED = {
     "optim_args": "a=1",
     "optim_target_modules": "all",
 }
+# TRL's own defaults are switched off with a notice, so that its scripts run as they are.
+NOTICED = {"max_grad_norm": 1.0, "gradient_checkpointing": True}
+# Falsy, and another choice all the same.
+FALSY = [("adam_beta1", 0.0), ("adam_beta2", 0.0), ("adam_epsilon", 0.0), ("ddp_bucket_cap_mb", 0),
+         ("ddp_find_unused_parameters", False), ("ddp_broadcast_buffers", False)]  # fmt: skip
 # Means nothing unless a field above is set: as in the parent, which says nothing either.
 IDLE = {"fsdp_config", "ds3_gather_for_generation"}
 # By the trainer, when accelerate has read it: test_trainer_sharding.py.
@@ -103,24 +105,25 @@ BY_THE_PARENT = """
 
 
 def test_every_field_is_decided_once():
-    groups = (OFF, REFUSED, IDLE, BY_THE_TRAINER, ACTS, BY_THE_PARENT.split())
+    noticed = set(NOTICED) - set(REFUSED)
+    groups = (REFUSED, noticed, IDLE, BY_THE_TRAINER, ACTS, BY_THE_PARENT.split())
     decided = [name for group in groups for name in group]
     assert len(decided) == len(set(decided))
     assert {f.name for f in dataclasses.fields(RLOOConfig)} - set(decided) == set()
 
 
-@pytest.mark.parametrize("name", OFF)
-def test_off_is_said_once(name, tmp_path):
+@pytest.mark.parametrize("name", NOTICED)
+def test_a_default_of_trl_is_switched_off_with_one_notice(name, tmp_path):
     with pytest.warns(UserWarning, match=f"^{name}=.* is switched off: ") as caught:
-        args = ZOPrOConfig(str(tmp_path), **{name: OFF[name]})
-    assert getattr(args, name) != OFF[name]
+        args = ZOPrOConfig(str(tmp_path), **{name: NOTICED[name]})
+    assert not getattr(args, name)
     assert sum("switched off" in str(w.message) for w in caught) == 1
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused_is_named(name, tmp_path):
+@pytest.mark.parametrize("name, value", [*REFUSED.items(), *FALSY])
+def test_refused_is_named(name, value, tmp_path):
     with pytest.raises(ValueError, match=f"^{name}=.* is refused: "):
-        ZOPrOConfig(str(tmp_path), **{name: REFUSED[name]})
+        ZOPrOConfig(str(tmp_path), **{name: value})
 
 
 def run(tmp_path, **options):

@@ -17,7 +17,7 @@ from transformers import TrainingArguments
 
 from zopro.iterations import EndpointJudge, IterationConfig, LocalJudge, iterate
 from zopro.iterations.config import METHODS, OPTIONS
-from zopro.iterations.training import DEFAULTS
+from zopro.iterations.training import BACKWARD, fields_for
 from zopro.trainer import ZOPrOConfig
 
 from .errors import CommandError, sentence
@@ -40,7 +40,8 @@ trainer, supervised, reward, refine, policy, first_order, zeroth. A YAML file ha
 # Of the optimizer: for the policy's phases of the method alone.
 LEARNING = ("learning_rate", "weight_decay", "lr_scheduler_type", "lr_scheduler_kwargs",
             "warmup_steps", "warmup_ratio")  # fmt: skip
-BACKWARD = ("optim", "optim_args", "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon")
+# Of the first-order phases of the policy alone.
+ADAM = ("optim", "optim_args", "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon")
 
 
 @dataclass
@@ -109,6 +110,7 @@ def run(argv: Sequence[str]) -> int:
     config = IterationConfig.from_dict(options)
 
     rewards = _rewards(task, flags)
+    _refuse_unread(config, network=not rewards)
     _try_trainers(config, network=not rewards)
     rows = Rows(task)
     judge = None if rewards else _judge(rows, flags, config)
@@ -138,7 +140,7 @@ def routed(values: dict[str, Any]) -> dict[str, Any]:
         if name == "zo_schedule":
             options.setdefault("schedule", value)
             continue
-        if name in BACKWARD:
+        if name in ADAM:
             section = "first_order"
         elif name in LEARNING:
             section = learning
@@ -148,6 +150,23 @@ def routed(values: dict[str, Any]) -> dict[str, Any]:
             section = "trainer" if name in common else "policy"
         options[section] = {name: value, **(options.get(section) or {})}
     return options
+
+
+def _refuse_unread(config: IterationConfig, network: bool) -> None:
+    """CommandError for an option that only phases read which this run does not have."""
+    methods = {config.first, config.method}  # a run may be given more iterations later
+    how = f"first={config.first!r} and method={config.method!r}"
+    for section, runs in (("first_order", "rloo" in methods), ("zeroth", methods != {"rloo"})):
+        for name in () if runs else getattr(config, section):
+            kind = "first-order" if section == "first_order" else "zeroth-order"
+            raise CommandError(f"{name} is refused: with {how} no phase of the policy is {kind}; "
+                               "leave it out")  # fmt: skip
+    if network or config.supervised is not None or "rloo" in methods:
+        return
+    for name in config.trainer:
+        if name in BACKWARD:
+            raise CommandError(f"{name} is refused: with {how} and no reward model no phase has a "
+                               "backward pass; leave it out")  # fmt: skip
 
 
 def _try_trainers(config: IterationConfig, network: bool) -> None:
@@ -164,12 +183,10 @@ def _try_trainers(config: IterationConfig, network: bool) -> None:
         if options is None:
             continue
         cls = OPTIONS[section]
-        known = {f.name for f in dataclasses.fields(cls)}
-        merged = {**DEFAULTS, **config.trainer, **options}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the phase itself will say it
-                made = cls(config.output_dir, **{n: v for n, v in merged.items() if n in known})
+                made = cls(config.output_dir, **fields_for(cls, config, options, {}))
         except (TypeError, ValueError, ImportError) as error:
             raise CommandError(f"{section}: {sentence(error)}") from error
         if made.eval_strategy != "no":

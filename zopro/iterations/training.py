@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from zopro.analysis import SketchWriter
-from zopro.trainer import Resumable
+from zopro.trainer import Resumable, ZerothOrderArguments
+from zopro.trainer.config import OFF
 from zopro.trainer.resumable import steps_of
 from zopro.trainer.sketching import SketchWeights
 
@@ -31,6 +32,9 @@ from .store import RunFolder
 # the losses' low bits.
 DEFAULTS = {"report_to": "none", "logging_steps": 10, "save_total_limit": 1, "bf16": False,
             "gradient_checkpointing": False}  # fmt: skip
+
+# What only a phase with a backward pass reads.
+BACKWARD = (*OFF, "optim", "optim_args", "optim_target_modules")
 
 
 @dataclass
@@ -84,15 +88,28 @@ def arguments(
 
     The folder, the seed and the saving are the driver's.
     """
-    known = {f.name for f in dataclasses.fields(cls)}
-    merged = {**DEFAULTS, **defaults, **context.config.trainer, **options}
     return cls(
         output_dir=str(context.run.checkpoints(phase)),
         seed=phase_seed(context.config.seed, phase),
         save_strategy="steps",
         save_steps=context.config.save_steps,
-        **{name: value for name, value in merged.items() if name in known},
+        **fields_for(cls, context.config, options, defaults),
     )
+
+
+def fields_for(
+    cls: type, config: IterationConfig, options: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The fields of `cls` out of our defaults, the run's `trainer` and a phase's options.
+
+    What `trainer` holds for a backward pass (`BACKWARD`) is for the phases that have one.
+    """
+    common = config.trainer
+    if issubclass(cls, ZerothOrderArguments):
+        common = {name: value for name, value in common.items() if name not in BACKWARD}
+    known = {f.name for f in dataclasses.fields(cls)}
+    merged = {**DEFAULTS, **defaults, **common, **options}
+    return {name: value for name, value in merged.items() if name in known}
 
 
 @contextmanager

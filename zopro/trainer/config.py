@@ -11,22 +11,26 @@ import zopro_kernels as zk
 from zopro import checks, schedules
 from zopro.targets import STORAGES
 
-# What only a backward pass or another optimizer reads: set to the value here, with a notice.
-OFF = {
-    "max_grad_norm": (0.0, "there is no gradient to clip"),
-    "activation_checkpointing": (None, "there is no graph to recompute"),
-    "activation_checkpointing_kwargs": (None, "there is no graph to recompute"),
-    "gradient_checkpointing": (None, "there is no graph to recompute"),
-    "gradient_checkpointing_kwargs": (None, "there is no graph to recompute"),
-    "activation_offloading": (False, "there is no graph whose activations could be offloaded"),
-    "neftune_noise_alpha": (None, "both signs must see the same function"),
-    "adam_beta1": (0.9, "ZOPrO keeps no moments"),
-    "adam_beta2": (0.999, "ZOPrO keeps no moments"),
-    "adam_epsilon": (1e-8, "ZOPrO keeps no moments; the perturbation's size is `zo_eps`"),
-    "ddp_find_unused_parameters": (None, "there is no gradient to reduce, so no DDP"),
-    "ddp_bucket_cap_mb": (None, "there is no gradient to reduce, so no DDP"),
-    "ddp_broadcast_buffers": (None, "there is no gradient to reduce, so no DDP"),
-    "ddp_static_graph": (None, "there is no gradient to reduce, so no DDP"),
+_NO_GRAPH = "there is no graph to recompute"
+_NO_MOMENTS = "ZOPrO keeps no moments"
+_NO_DDP = "there is no gradient to reduce, so no DDP"
+# What only a backward pass or another optimizer reads: the values that mean "off" (the first is
+# set), and why. The parent's own default is set to it with a notice, every other value is refused.
+OFF: dict[str, tuple[tuple, str]] = {
+    "max_grad_norm": ((0.0, None), "there is no gradient to clip"),
+    "activation_checkpointing": ((None, False), _NO_GRAPH),
+    "activation_checkpointing_kwargs": ((None, {}), _NO_GRAPH),
+    "gradient_checkpointing": ((None, False), _NO_GRAPH),
+    "gradient_checkpointing_kwargs": ((None, {}), _NO_GRAPH),
+    "activation_offloading": ((False, None), "there is no graph to offload"),
+    "neftune_noise_alpha": ((None, 0), "both signs must see the same function"),
+    "adam_beta1": ((0.9,), _NO_MOMENTS),
+    "adam_beta2": ((0.999,), _NO_MOMENTS),
+    "adam_epsilon": ((1e-8,), f"{_NO_MOMENTS}; the perturbation's size is `zo_eps`"),
+    "ddp_find_unused_parameters": ((None,), _NO_DDP),
+    "ddp_bucket_cap_mb": ((None,), _NO_DDP),
+    "ddp_broadcast_buffers": ((None,), _NO_DDP),
+    "ddp_static_graph": ((None,), _NO_DDP),
 }
 
 # What asks for something else than zeroth-order training on whole weights: refused.
@@ -50,10 +54,12 @@ class ZerothOrderArguments:
             pass
 
     `learning_rate`, `weight_decay`, the schedules of the learning rate and everything else keep
-    their names and their meaning there. What has none without a backward pass is switched off
-    with a notice (`max_grad_norm`, `gradient_checkpointing`, ...) or refused with a ValueError
-    (`fp16`, another `optim`, `fsdp`, `deepspeed`). bf16 autocast is off unless asked for: the
-    difference of two losses needs their low bits, and a model can be loaded in bfloat16 instead.
+    their names and their meaning there. What has none without a backward pass is refused with a
+    ValueError (`optim`, `adam_beta1`, `max_grad_norm`, `gradient_checkpointing_kwargs`, `fp16`,
+    `fsdp`, `deepspeed`, ...); a value that is the parent's own default, such as TRL's
+    gradient_checkpointing=True, is switched off with a notice. bf16 autocast is off unless asked
+    for: the difference of two losses needs their low bits, and a model can be loaded in bfloat16
+    instead.
 
     Parameters:
         zo_eps (float or "auto"): root mean square of the perturbation of one element, in the
@@ -201,12 +207,26 @@ class ZerothOrderArguments:
             )
 
     def _switch_off(self):
-        for name, (value, reason) in OFF.items():
+        for name, (off, reason) in OFF.items():
             given = getattr(self, name, None)
-            if given and given != value:
-                # The caller of the configuration: above its __init__ and __post_init__.
-                warnings.warn(f"{name}={given!r} is switched off: {reason}.", stacklevel=4)
-                setattr(self, name, value)
+            if given in off:
+                continue
+            if given != _default_of(type(self), name):
+                raise ValueError(
+                    f"{name}={given!r} is refused: {reason}; leave `{name}` out or set {off[0]!r}."
+                )
+            # The caller of the configuration: above its __init__ and __post_init__.
+            warnings.warn(f"{name}={given!r} is switched off: {reason}.", stacklevel=4)
+            setattr(self, name, off[0])
+
+
+def _default_of(cls: type, name: str) -> Any:
+    """The default of a field as the Hugging Face configuration under `cls` has it."""
+    for parent in cls.__mro__[cls.__mro__.index(ZerothOrderArguments) + 1 :]:
+        found = getattr(parent, "__dataclass_fields__", {}).get(name)
+        if found is not None:
+            return found.default
+    return None
 
 
 @dataclass
