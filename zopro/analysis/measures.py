@@ -26,6 +26,7 @@ from .tracks import Track, Tracks
 from .updates import Updates, between_snapshots, comparable, of_iterations
 
 PAIR = ("policy", "reward")
+STORED = 2e-4  # what int16 adds to a cosine where an update is a fifth of the way from the start
 
 
 def measure(tracks: Tracks, layer: str | None = None) -> list[Series]:
@@ -161,17 +162,20 @@ class _Maker:
 
     def cosine(self, name: str, title: str, meaning: str, at: np.ndarray, c: np.ndarray) -> Series:
         reach = 1.96 * self._spread**0.5
-        error = (1 - c**2) / self._dim**0.5
+        error = self._error(c)
         return self._series(name, title, meaning, at, c, error, 0.0, -reach, reach)
 
     def share(self, name: str, title: str, meaning: str, at: np.ndarray, c: np.ndarray) -> Series:
         """Of cosines c, NaN where there is none: c^2. Its error is that of c^2 about c = 0 too."""
         kept = ~np.isnan(c)
         at, c = at[kept], c[kept]
-        one = (1 - c**2) / self._dim**0.5
+        one = self._error(c)
         error = np.sqrt((2 * c * one) ** 2 + 2 * one**4)
         chance = self._spread
         return self._series(name, title, meaning, at, c**2, error, chance, 0.0, 3.84 * chance)
+
+    def _error(self, c: np.ndarray) -> np.ndarray:
+        return (1 - c**2) / self._dim**0.5 + STORED
 
     def _series(self, name: str, title: str, meaning: str, at: np.ndarray, *numbers) -> Series:
         at = np.asarray(at, dtype=np.int64)

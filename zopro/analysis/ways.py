@@ -44,20 +44,21 @@ def scores(tracks: Tracks, layer: str | None = None, seed: int = 0) -> list[Scor
     (one sentence), or the two have other tensors; ImportError without SciPy.
     """
     x, y = common_moments(tracks, layer)
-    rng = np.random.default_rng(seed)
-    shuffled = [y[rng.permutation(len(y))] for _ in range(DRAWS)]
+    orders = [np.random.default_rng([seed, k]).permutation(len(y)) for k in range(DRAWS)]
     found = []
-    for name, title, meaning, function in (
+    for name, title, meaning, prepare, compare, shuffle in (
         ("distance_correlation", "Distance correlation of the two ways",
          "1 if where one network is tells where the other is, 0 if it tells nothing.",
-         distance_correlation),
+         _centred, _correlation, lambda b, order: b[order][:, order]),
         ("procrustes", "Procrustes disparity of the two ways",
          "What is left of the difference after the best shift, turn and scaling: 0 for ways of the "
-         "same shape, 1 for ways with nothing in common.", procrustes_disparity),
+         "same shape, 1 for ways with nothing in common.",
+         _spanned, _disparity, lambda b, order: b[order]),
     ):  # fmt: skip
-        by_chance = np.array([function(x, z) for z in shuffled])
+        a, b = prepare(x), prepare(y)
+        by_chance = np.array([compare(a, shuffle(b, order)) for order in orders])
         low, high = np.quantile(by_chance, [0.025, 0.975])
-        found.append(Score(name, title, meaning, layer, function(x, y), len(x),
+        found.append(Score(name, title, meaning, layer, compare(a, b), len(x),
                            float(by_chance.mean()), float(low), float(high)))  # fmt: skip
     return found
 
@@ -86,29 +87,36 @@ def common_moments(tracks: Tracks, layer: str | None = None) -> tuple[np.ndarray
 
 def distance_correlation(x: np.ndarray, y: np.ndarray) -> float:
     """Of T pairs of vectors, [T, d] and [T, e]: Szekely, Rizzo and Bakirov (2007), definition 4."""
+    return _correlation(_centred(x), _centred(y))
+
+
+def _centred(x: np.ndarray) -> np.ndarray:
+    """Distances of T points, fp64 [T, T], less the means of rows and columns, plus the mean."""
     from scipy.spatial.distance import pdist, squareform
 
-    a, b = (_centred(squareform(pdist(z))) for z in (x, y))
-    scale = np.sqrt((a * a).mean() * (b * b).mean())
-    return float(np.sqrt(max((a * b).mean(), 0.0) / scale)) if scale > 0 else 0.0
-
-
-def _centred(distances: np.ndarray) -> np.ndarray:
+    distances = squareform(pdist(x))
     means = distances.mean(axis=0)
     return distances - means - means[:, None] + means.mean()
 
 
-def procrustes_disparity(x: np.ndarray, y: np.ndarray) -> float:
-    """scipy.spatial.procrustes of T points, [T, d] each.
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    scale = np.sqrt((a * a).mean() * (b * b).mean())
+    return float(np.sqrt(max((a * b).mean(), 0.0) / scale)) if scale > 0 else 0.0
 
-    The disparity does not change when either set is turned, so each is first given in the T - 1
-    coordinates that it spans: d is thousands, T tens.
-    """
+
+def procrustes_disparity(x: np.ndarray, y: np.ndarray) -> float:
+    """scipy.spatial.procrustes of T points, [T, d] each."""
+    return _disparity(_spanned(x), _spanned(y))
+
+
+def _disparity(x: np.ndarray, y: np.ndarray) -> float:
     from scipy.spatial import procrustes
 
-    return float(procrustes(_spanned(x), _spanned(y))[2])
+    return float(procrustes(x, y)[2])
 
 
 def _spanned(x: np.ndarray) -> np.ndarray:
+    """The T points in coordinates of the space that they span, fp64 [T, min(T, d)]: a turn, which
+    does not change the disparity. d is thousands, T tens."""
     u, s, _ = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
     return u * s
