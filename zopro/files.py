@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LOCK = "run.lock"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_beside(path: Path, data: bytes | str, sync: bool = True) -> None:
@@ -55,8 +56,9 @@ def unwritable(path: Path, error: OSError) -> OSError:
     """`error` as a sentence about `path`: what happened, and that what was there is still there."""
     why = error.strerror or str(error)
     if isinstance(error, FileNotFoundError):
-        why = f"its folder {str(path.parent)!r} is gone"
-    hint = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
+        folder = str(path.parent)
+        why = "it was removed" if path.parent.is_dir() else f"its folder {folder!r} is gone"
+    hint = "make room" if error.errno in FULL else "make it writable"
     return OSError(
         f"{str(path)!r} cannot be written: {why}; {hint} and give the same command again, which "
         "goes on from what was written before"

@@ -197,7 +197,7 @@ def test_a_full_disk_leaves_whole_records(tmp_path, monkeypatch):
             return file.write(data[:20])
 
     log._file._file = Full()
-    with pytest.raises(OSError, match=r"cannot be written.*disk full"):
+    with pytest.raises(OSError, match=r"cannot be written: No space left.*make room"):
         run.opt.step(run.loss)
     assert run.path.read_bytes() == whole
 

@@ -29,8 +29,9 @@ class StepLog:
 
     Make it when the weights are those that training starts from: their digests go into its head,
     and `close` notes those of the weights that it leaves. A file at `path` of the same run goes on
-    where the optimizer is, and what it holds beyond that is cut, with a notice; another run's is
-    renamed to `path`.old. Targets go beside it as safetensors, named by their digest.
+    where the optimizer is, and what it holds beyond that is cut, with a notice; another run's, and
+    one of steps that this begins anew, is kept as `path`.old (.old.1, ...). Targets go beside it as
+    safetensors, named by their digest.
 
     No step waits: slopes are copied to the host behind it, and step n is written when step n + 1
     has been queued. A killed process leaves all but the step before the one in hand, or with
@@ -40,7 +41,8 @@ class StepLog:
     never is ahead of the log.
 
     Raises RuntimeError where steps cannot be replayed: other parameters than at the start, a state
-    loaded meanwhile, a captured optimizer; OSError where the file cannot be written.
+    loaded meanwhile, a captured optimizer; where another StepLog writes the file; OSError where it
+    cannot be written, or was removed.
     """
 
     def __init__(
@@ -71,9 +73,7 @@ class StepLog:
         self._aim: Any = None  # the Targets of the last record
         self._whole = True  # no pass since the last step is in the log yet
         self._marked: tuple[int, int] | None = None
-        self._file = LogFile(self.path, fsync_seconds)
-        if not self._file.go_on(self._head):
-            self._file.begin(self._head)
+        self._file = LogFile(self.path, fsync_seconds, self._head)
         self._trace()
         optimizer._step_log = self
         self._hook = optimizer.register_state_dict_pre_hook(lambda _: self.mark())

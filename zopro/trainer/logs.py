@@ -25,8 +25,7 @@ class LogSteps(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
         if not args.zo_log_steps or not state.is_world_process_zero:
             return
-        if self._log is not None:
-            self._log.close(mark=False)  # a run that an error ended
+        self.close()  # of a run that an error ended
         folder = Path(args.output_dir)
         zopro = getattr(optimizer, "optimizer", optimizer)
         if zopro._capturable:
@@ -37,7 +36,11 @@ class LogSteps(TrainerCallback):
         self._log = StepLog(folder / NAME, zopro, every_step=True)
 
     def on_train_end(self, args, state, control, **kwargs):
-        if self._log is not None:
-            # The best checkpoint's weights, where they have been loaded, are not the last step's.
-            self._log.close(mark=not args.load_best_model_at_end)
-            self._log = None
+        # The best checkpoint's weights, where they have been loaded, are not the last step's.
+        self.close(mark=not args.load_best_model_at_end)
+
+    def close(self, mark: bool = False) -> None:
+        """Lets go of the log, where there is one."""
+        log, self._log = self._log, None
+        if log is not None:
+            log.close(mark=mark)

@@ -22,7 +22,7 @@ from zopro.files import append, locked, write_beside
 from zopro.steplog import read_log, replay
 
 from . import trees
-from .logs import NAME, START
+from .logs import NAME, START, LogSteps
 from .resumable import OPTIMIZER, Resumable, last_checkpoint, steps_of
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,13 @@ class Recoverable(Resumable):
             if resume_from_checkpoint != str(folder / FOLDER) and self.is_world_process_zero():
                 clear(folder)  # of another moment or run
             self._lines = None
+            stack.callback(self._close_log)  # where an error leaves it open
             return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _close_log(self) -> None:
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, LogSteps):
+                callback.close()
 
     def _resume_point(self) -> str | None:
         return recovered(self)
