@@ -3,8 +3,9 @@
     python benchmarks/bench_memory.py [--plan 135m:fp32:full:2x128 ...] [--device cpu]
 
 On a Llama of a published shape with random weights (shapes.py): a forward under no_grad, a step of
-ZOPrO in place and exact, of the mixin over transformers.Trainer (in place), of MeZO (re-created
-from its operations, peers.py), and AdamW with its backward. The peak is that of the second step,
+ZOPrO in place and exact (targeted by a previous update and a reward's, int8 as the trainers store
+them), of the mixin over transformers.Trainer (in place), of MeZO (re-created from its operations,
+peers.py), and AdamW with its backward. The peak is that of the second step,
 weights and optimizer state included, over what was held before the model was made. On a CPU it is
 that of resident memory (Linux: VmHWM), a fresh process for each; what Python and torch load late,
 a tiny model's step has loaded before. On a GPU it is torch.cuda.max_memory_allocated.
@@ -13,6 +14,7 @@ a tiny model's step has loaded before. On a GPU it is torch.cuda.max_memory_allo
 from __future__ import annotations
 
 import argparse
+import ctypes
 import dataclasses
 import gc
 import json
@@ -30,10 +32,11 @@ from harness import Cases, options, parsed
 from torch import Tensor
 
 PLANS = {
-    "cpu": ["135m:fp32:full:2x128", "135m:fp32:lora:2x128"],
+    "cpu": ["135m:fp32:lora:2x128", "135m:fp32:full:2x128"],
     "cuda": ["1b:bf16:full:16x512", "1b:bf16:lora:16x512", "8b:bf16:lora:4x512"],
 }
-WAYS = ("forward", "ZOPrO in place", "ZOPrO exact", "trainer in place", "MeZO", "AdamW")
+WAYS = ("forward", "ZOPrO in place", "ZOPrO exact", "ZOPrO targeted in place",
+        "ZOPrO targeted exact", "trainer in place", "MeZO", "AdamW")  # fmt: skip
 LR, EPS = 1e-6, 1e-3
 
 
@@ -55,6 +58,9 @@ def stepper(way: str, model: torch.nn.Module, batch: dict[str, Tensor]) -> Calla
     if way.startswith("ZOPrO"):
         restore = "exact" if way.endswith("exact") else "inplace"
         optimizer = ZOPrO(params, lr=LR, eps=EPS, restore=restore)
+        if "targeted" in way:
+            policy, reward = ([torch.randn_like(p) for p in params] for _ in range(2))
+            optimizer.set_targets(policy, reward, schedule="constant", storage="int8")
         return lambda: optimizer.step(loss)
     optimizer = torch.optim.AdamW(params, lr=LR)
 
@@ -105,6 +111,7 @@ def resident(field: str) -> int:
 
 
 def forget_peak() -> None:
+    ctypes.CDLL(None).malloc_trim(0)  # small tensors that were freed are no memory in use
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
 
@@ -170,7 +177,7 @@ def main() -> int:
             row["over_forward"] = forward and row["peak_bytes"] / forward
             rows.append(row)
             told = "" if forward is None else f", {row['over_forward']:.3f} of the forward"
-            print(f"{plan:24} {way:18} {row['peak_bytes'] / 2**20:9.1f} MB{told}")
+            print(f"{plan:24} {way:24} {row['peak_bytes'] / 2**20:9.1f} MB{told}")
     return cases.finish(args, "bench_memory", {"steps": rows})
 
 
