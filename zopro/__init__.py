@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .optimizer import ZOPrO
 
-__all__ = ["IterationConfig", "StepLog", "ZOPrO", "ZOPrOConfig", "ZOPrOTrainer",
+__all__ = ["CapturedStepLog", "IterationConfig", "StepLog", "ZOPrO", "ZOPrOConfig", "ZOPrOTrainer",
            "ZerothOrderArguments", "ZerothOrderMixin", "iterate", "replay"]  # fmt: skip
 
 _TRAINER = ("ZOPrOConfig", "ZOPrOTrainer", "ZerothOrderArguments", "ZerothOrderMixin")
 _LAZY = {
     **dict.fromkeys(_TRAINER, "zopro.trainer"),
-    **dict.fromkeys(("StepLog", "replay"), "zopro.steplog"),
+    **dict.fromkeys(("CapturedStepLog", "StepLog", "replay"), "zopro.steplog"),
     **dict.fromkeys(("IterationConfig", "iterate"), "zopro.iterations"),
 }
 

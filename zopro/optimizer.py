@@ -58,6 +58,7 @@ class ZOPrO(Populated):
     capturable: for CUDA graphs: a step captured with its closure after a few warm-up steps takes
         the next direction at each replay. Counters and seeds are then kept on the device, and lr
         may be a tensor there, written in place; all other options are fixed at the capture.
+        CapturedStepLog writes the step log of the replays.
 
     Nothing in a step waits for the device, as long as the parameters are on one and the closure
     does not. `last` is the StepReport of the last step, `skipped_steps` counts those whose losses

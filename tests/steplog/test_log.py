@@ -176,13 +176,6 @@ def test_what_a_log_cannot_tell_raises(tmp_path):
         opt.step(lambda: 1.0)
 
 
-def test_a_captured_optimizer_is_refused(tmp_path):
-    opt = ZOPrO(parameters((4,)), capturable=True)
-    with pytest.raises(ValueError, match="capturable=True with a step log: a captured step"):
-        StepLog(tmp_path / "log", opt)
-    assert not (tmp_path / "log").exists()
-
-
 def test_a_full_disk_leaves_whole_records(tmp_path, monkeypatch):
     run = Run(tmp_path, steps=9)
     log = StepLog(run.path, run.opt, every_step=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 import zopro_kernels as zk
 
@@ -41,9 +44,11 @@ class StepLog:
     never is ahead of the log.
 
     Raises RuntimeError where steps cannot be replayed: other parameters than at the start, a state
-    loaded meanwhile, a captured optimizer; where another StepLog writes the file; OSError where it
+    loaded meanwhile; where another StepLog writes the file; OSError where it
     cannot be written, or was removed.
     """
+
+    captured = False  # whether it is for capturable optimizers
 
     def __init__(
         self,
@@ -54,10 +59,11 @@ class StepLog:
         fsync_seconds: float | None = None,
     ) -> None:
         optimizer._idle("StepLog", no_estimates=True)
-        if optimizer._capturable:
+        if optimizer._capturable is not self.captured:
             raise ValueError(
-                "capturable=True with a step log: a captured step runs no Python that could write "
-                "it; leave one of them out"
+                f"capturable={optimizer._capturable} with {type(self).__name__}: a captured step "
+                "runs no Python that could write it, so CapturedStepLog reads what it leaves on "
+                "the device; StepLog is for all other optimizers"
             )
         if optimizer._step_log is not None:
             raise RuntimeError("the optimizer writes a step log already: close() that one first")
@@ -118,8 +124,10 @@ class StepLog:
             self._file.write(free_moves(self._opt, self._first, trace))
             self._whole = False
         self._steps, self._passes = self._opt._step_count, self._opt._passes
-        digest = joined(digest_each(p for p, _, _ in members))
-        self._file.write(f.Mark(self._steps, self._passes, digest))
+        self._write_mark(p for p, _, _ in members)
+
+    def _write_mark(self, tensors: Iterable[Tensor]) -> None:
+        self._file.write(f.Mark(self._steps, self._passes, joined(digest_each(tensors))))
         self._marked = self._steps, self._passes
 
     def taken(self, plan: Plan, record: Taken, ahead: Plan | None) -> None:
@@ -179,7 +187,9 @@ class StepLog:
             self._aim = targets
 
     def _write_step(self, waiting: Waiting) -> None:
-        groups, moves, step = waiting.records()
+        self._write_records(*waiting.records())
+
+    def _write_records(self, groups: f.Groups, moves: f.Moves | None, step: f.Step) -> None:
         if groups != self._groups:
             self._file.write(groups)
             self._groups = groups
@@ -202,8 +212,8 @@ def head_of(optimizer: Engine) -> f.Head:
     return f.Head(
         law=zk.LAW,
         seed=optimizer._seed,
-        steps=optimizer._step_count,
-        passes=optimizer._passes,
+        steps=optimizer.step_count,
+        passes=int(optimizer._passes),
         groups=len(optimizer.param_groups),
         options=options,
         parameters=tuple(
