@@ -17,11 +17,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .. import checks
+from ..digests import joined
 
 MAGIC, VERSION = b"\x89ZOLOG\r\n", 1
 DTYPES = ("float32", "bfloat16", "float16")
 STEP, OPTIONS, TARGETS, MOVES, MARK, RESUME = range(1, 7)
-MOST_GROUPS = 2**16
+MOST_GROUPS = MOST_DIRECTIONS = MOST_ESTIMATES = 2**16  # what a replay has to do is bounded
 SKIPPED, APART, LR_EACH, AHEAD = 1, 2, 4, 8  # flags of a step
 HOME, PLUS, MINUS, FREE = range(4)  # where a pass leads
 
@@ -70,7 +71,7 @@ class Options:
         checks.choice("estimator", self.estimator, checks.ESTIMATORS)
         checks.choice("rounding", self.rounding, checks.ROUNDINGS)
         checks.choice("restore", self.restore, checks.RESTORES[1:])
-        checks.integer("num_directions", self.num_directions, 1, 2**16)
+        checks.integer("num_directions", self.num_directions, 1, MOST_DIRECTIONS)
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ class Head:
         for what in ("name", "index"):
             if len({getattr(p, what) for p in self.parameters}) != len(self.parameters):
                 raise ValueError(f"two parameters have the same {what}")
+        if joined(p.digest for p in self.parameters) != self.digest:
+            raise ValueError("its digest is not that of its parameters' digests")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,9 @@ class Step:
     skipped: bool = False
     apart: bool = False
     next_d: float | None = None
+
+    def __post_init__(self) -> None:
+        checks.integer("estimates", self.estimates, 1, MOST_ESTIMATES + 1)
 
 
 @dataclass(frozen=True)

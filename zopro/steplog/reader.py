@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +96,7 @@ class _Scan:
     def __init__(self, head: f.Head) -> None:
         self.head, self.steps, self.passes = head, head.steps, head.passes
         self.options, self.grouped = head.options, False
+        self.explicit = False  # whether the passes of the step ahead are in records of their own
 
     def take(self, kind: int, flags: int, count: int, payload: bytes) -> f.Record:
         """The record of `payload`; ValueError where it does not fit what went before."""
@@ -103,14 +106,29 @@ class _Scan:
         if isinstance(record, f.Step):
             if record.step != self.steps or record.passes <= self.passes or not self.grouped:
                 raise ValueError("a step out of order")
+            self._check_work(record)
             self.steps, self.passes = self.steps + 1, record.passes
+            self.explicit = False
         elif isinstance(record, f.Mark | f.Resume):
             if record.steps != self.steps or record.passes < self.passes:
                 raise ValueError("a mark out of order")
             self.passes = record.passes
             if isinstance(record, f.Resume):
-                self.options, self.grouped = record.options, False
+                self.options, self.grouped, self.explicit = record.options, False, False
+        elif isinstance(record, f.Moves):
+            self.explicit = True
         return record
+
+    def _check_work(self, step: f.Step) -> None:
+        """In place a replay makes the passes of a step's estimates, however many it says it had."""
+        sides = 2 if self.options.estimator == "two_sided" else 1
+        passes = step.estimates * len(step.slopes) * sides  # the update's, unless one was ahead
+        implied = self.options.restore == "inplace" and not self.explicit
+        if implied and passes > step.passes - self.passes:
+            raise ValueError("a step of more estimates than passes")
+        _check_finite((*step.lr, step.d, step.next_d or 0.0))
+        if not step.skipped:
+            _check_finite(step.slopes)
 
     def step(self, flags: int, count: int, payload: bytes) -> f.Step:
         """K slopes, lr of the other groups and d of the step ahead where they differ."""
@@ -154,14 +172,19 @@ class _Scan:
             where, stream, size, seed = f._MOVE.unpack_from(payload, at)
             at += f._MOVE.size
             more = groups if where == f.FREE else 0
-            if where > f.FREE or at + 8 * more > len(payload) or (more and stream >= size):
+            if where > f.FREE or at + 8 * more > len(payload):
                 raise ValueError("passes of another length")
+            if more and not stream < size <= f.MOST_DIRECTIONS:
+                raise ValueError("passes of another direction")
             if where != f.FREE and stream >= self.options.num_directions:
                 raise ValueError("passes of another direction")
             scale = struct.unpack_from(f"<{more}d", payload, at)
             at += 8 * more
+            _check_finite(scale)
             rows.append(f.Move(where, stream, size, seed, scale))
-        return f.Moves(struct.unpack_from("<d", payload)[0], tuple(rows))
+        (d,) = struct.unpack_from("<d", payload)
+        _check_finite((d,))
+        return f.Moves(d, tuple(rows))
 
     def mark(self, flags: int, count: int, payload: bytes) -> f.Mark:
         """The weights' digest."""
@@ -173,6 +196,11 @@ class _Scan:
     def resume(self, flags: int, count: int, payload: bytes) -> f.Resume:
         """The options of the process that goes on."""
         return fields.made(f.Resume, fields.loaded(payload))
+
+
+def _check_finite(values: Iterable[float]) -> None:
+    if not all(map(math.isfinite, values)):
+        raise ValueError("numbers that are not finite")
 
 
 _READERS = {f.STEP: _Scan.step, f.OPTIONS: _Scan.groups, f.TARGETS: _Scan.aim,
