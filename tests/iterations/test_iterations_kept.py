@@ -79,3 +79,15 @@ def test_noise_of_a_loss():
     told = health(optimizer, 1e-3)
     assert told["zo_loss_noise"] == pytest.approx(1e-3 * 2**0.5) and "zo_d" not in told
     assert told["zo_loss_change"] == pytest.approx(2e-2 * told["grad_norm"])
+
+
+def test_a_bend_is_no_noise(monkeypatch):
+    theta = torch.nn.Parameter(torch.ones(9))  # an odd count of signs, whose sum is not 0
+    optimizer = ZOPrO([theta], lr=0.0, eps=0.1, seed=1)
+
+    def cubes():
+        return (theta.detach().double() ** 3).sum().item()
+
+    assert loss_noise(optimizer, cubes) < 1e-5
+    monkeypatch.setattr("zopro.trainer.health.NEAR", 1.0)
+    assert loss_noise(optimizer, cubes) > 1e-4

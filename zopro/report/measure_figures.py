@@ -11,10 +11,11 @@ from zopro.analysis import Tracks, measure
 
 from .curves import Curve
 from .figures import Figure, shown
-from .layers import COLOURS, SECTION, layers_of, named
+from .layers import ALL, COLOURS, SECTION, layers_of, named
 
 # Series of each network in one figure, by what follows the network's name.
 _EACH = ("turn", "previous", "iteration")
+EACH = "layer by layer, means over time"
 
 
 def measure_figures(found: dict[str, Tracks]) -> tuple[list[Figure], list[str]]:
@@ -31,14 +32,15 @@ def measure_figures(found: dict[str, Tracks]) -> tuple[list[Figure], list[str]]:
             for s in series:
                 _add(figures, s, key, layer)
     for figure in figures.values():
+        for view in figure.views.values():
+            view["seen"] = _measured(view["curves"])
+        _each_layer(figure)
+        figure.seen = next(iter(figure.views.values()))["seen"]
         keys = [key.split("/") for key in figure.views]
         figure.choices = [
             ("Run", [(k, k) for k in dict.fromkeys(k for k, _ in keys)]),
             ("Layer", [(k, k) for k in dict.fromkeys(k for _, k in keys)]),
         ]
-        for view in figure.views.values():
-            view["seen"] = _measured(view["curves"])
-        figure.seen = next(iter(figure.views.values()))["seen"]
     return list(figures.values()), list(dict.fromkeys(wrong))
 
 
@@ -69,8 +71,28 @@ def _add(figures: dict[str, Figure], s: Any, key: str, layer: str) -> None:
     others = [c for c in view["curves"] if c["kind"] == "chance"]
     for c in others:
         c["x"] = [min(c["x"][0], x[0]), max(c["x"][1], x[-1])]
-    if not others:
-        view["curves"].append(asdict(chance))
+    view["curves"] = [c for c in view["curves"] if c not in others] + (others or [asdict(chance)])
+
+
+def _each_layer(figure: Figure) -> None:
+    """Adds to each run a view over its layers: means over time, beside what chance gives."""
+    for run in dict.fromkeys(key.split("/")[0] for key in figure.views):
+        keys = [k for k in figure.views if k.startswith(f"{run}/") and k != f"{run}/{ALL}"]
+        if len(keys) < 2:
+            continue
+        found: dict[str, Curve] = {}
+        for key in keys:
+            for c in figure.views[key]["curves"]:
+                made = found.setdefault(
+                    c["label"], Curve(c["label"], [], [], colour=c["colour"], kind=c["kind"])
+                )
+                made.x.append(key.split("/")[1])
+                made.y.append(sum(c["y"]) / len(c["y"]))
+        curves = [asdict(curve) for curve in found.values()]
+        figure.views[f"{run}/{EACH}"] = {
+            "curves": sorted(curves, key=lambda c: c["kind"] == "chance"), "x": "layer",
+            "seen": "Means over time, layer by layer.",
+        }  # fmt: skip
 
 
 def _measured(curves: list[dict[str, Any]]) -> str:

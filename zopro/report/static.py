@@ -11,6 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from .layers import ALL
+from .measure_figures import EACH
+
 # Okabe and Ito's colours as in the page's light theme; dashes and markers tell curves apart too.
 COLOURS = ("#0072B2", "#D55E00", "#007A5A", "#A8467F", "#8A6500", "#3B3B3B", "#5B4FC4", "#6e7781")
 DASHES = ("-", "--", "-.", (0, (8, 3)), (0, (8, 3, 2, 3)), ":")
@@ -22,7 +25,8 @@ def write_figures(figures: Sequence[dict[str, Any]], folder: Path) -> list[Path]
     """Writes NAME.png (200 dots an inch) and NAME.svg of each figure that has data; their paths.
 
     figures: as `Figure.data` gives them. Of figures with choices there is a file for each run, all
-    layers, and each projection in two and three dimensions: single layers are in the page.
+    layers, the means layer by layer, and each projection in two and three dimensions: what single
+    layers do over time is in the page.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -32,9 +36,9 @@ def write_figures(figures: Sequence[dict[str, Any]], folder: Path) -> list[Path]
     # Letters stay letters in the SVG, and its ids are the same at each writing.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "zopro", "font.size": 9}):
         for data in figures:
-            for name, curves in _chosen(data):
+            for name, drawn in _chosen(data):
                 figure = Figure(figsize=SIZE, layout="constrained")
-                _draw(figure, data, curves)
+                _draw(figure, drawn)
                 for kind in ("png", "svg"):
                     path = folder / f"{name}.{kind}"
                     metadata = {"Date": None} if kind == "svg" else {}
@@ -43,19 +47,21 @@ def write_figures(figures: Sequence[dict[str, Any]], folder: Path) -> list[Path]
     return written
 
 
-def _chosen(data: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """(file's name, curves) of what is drawn of one figure."""
+def _chosen(data: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file's name, figure with its `curves`) of what is drawn of one figure."""
     runs = {key.split("/")[0] for key in data["views"]}
     for key, view in data["views"].items():
         run, *rest = key.split("/")
-        if rest and rest[0] != "all layers":
+        if rest and rest[0] not in (ALL, EACH):
             continue
-        parts = [data["name"], *([run] if len(runs) > 1 else []), *rest[1:2],
-                 *(f"{d}d" for d in rest[2:])]  # fmt: skip
-        yield re.sub(r"[^\w.-]+", "-", "-".join(parts)), view["curves"]
+        layers = ["layers"] if rest and rest[0] == EACH else []
+        parts = [data["name"], *([run] if len(runs) > 1 else []), *layers,
+                 *rest[1:2], *(f"{d}d" for d in rest[2:])]  # fmt: skip
+        yield re.sub(r"[^\w.-]+", "-", "-".join(parts)), {**data, **view}
 
 
-def _draw(figure: Any, data: dict[str, Any], curves: list[dict[str, Any]]) -> None:
+def _draw(figure: Any, data: dict[str, Any]) -> None:
+    curves = data["curves"]
     if data["kind"] == "ways":
         _ways(figure, data, curves)
         return

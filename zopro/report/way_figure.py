@@ -16,7 +16,7 @@ from .layers import ALL, COLOURS, SECTION, layers_of, named
 from .runs import POLICY, Run
 
 NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
-SECONDS = 15.0  # for embeddings of single layers by t-SNE and UMAP; of all layers they are made
+SECONDS = 15.0  # of CPU, for t-SNE and UMAP of single layers; of all together they are made
 DIGITS = 6  # of embedded coordinates, to keep the page small
 
 
@@ -32,11 +32,11 @@ def way_figure(
     )  # fmt: skip
     wrong: list[str] = []
     methods = ["pca"] if quick else [n for n, s in trajectory_methods().items() if s == "available"]
-    until = time.monotonic() + SECONDS
+    until = time.process_time() + SECONDS
     for key, tracks in found.items():
         for layer in layers_of(tracks):
             for method in methods:
-                late = layer != ALL and method != "pca" and time.monotonic() > until
+                late = layer != ALL and method != "pca" and time.process_time() > until
                 if late:
                     continue
                 try:

@@ -9,18 +9,21 @@ from typing import Any
 from zopro.auto_eps import POINTS
 from zopro.optimizer import ZOPrO
 
+NEAR = 1.0 / 32.0  # of eps: a cubic counts 1 / 32,768 of what it does over eps
+
 
 def loss_noise(optimizer: ZOPrO, closure: Callable[[], Any]) -> float:
     """The standard deviation of one loss, from one draw: what of a loss does not repeat.
 
-    The third difference of four equally spaced points between theta - eps z and theta + eps z
-    cancels every quadratic and has 20 times a loss's variance (see zopro.auto_eps). Four calls of
-    the closure; the weights are theta afterwards. One draw is within a factor of 3 in two cases of
+    The third difference of four equally spaced points cancels every quadratic and has 20 times a
+    loss's variance (see zopro.auto_eps); they are near theta, as what bends further than a
+    quadratic over a whole eps would be taken for noise. Four calls of the closure; the weights are
+    theta afterwards. One draw is within a factor of 3 in two cases of
     three: take the root mean square of several.
     """
     losses = []
     for x in POINTS:
-        with optimizer.perturbed(x):
+        with optimizer.perturbed(NEAR * x):
             losses.append(float(closure()))
     a, b, c, d = losses
     return abs(d - 3.0 * c + 3.0 * b - a) / math.sqrt(20.0)

@@ -73,7 +73,7 @@ function ways(curves, by) {
   });
 }
 
-function layout(figure, curves) {
+function layout(figure, curves, title) {
   const deep = figure.kind === "ways" && curves.some((c) => "z" in c.more);
   const ys = curves.flatMap((c) => c.y), xs = curves.flatMap((c) => c.x);
   const span = Math.max(...ys) / Math.min(...ys), first = Math.min(...xs), last = Math.max(...xs);
@@ -82,7 +82,7 @@ function layout(figure, curves) {
     linecolor: line, automargin: true });
   const made = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true,
     font: { color: text, family: "system-ui, sans-serif", size: 13 }, hovermode: "closest",
-    margin: { l: 55, r: 15, t: 25, b: 45 }, showlegend: curves.length > 1,
+    margin: { l: 55, r: 15, t: 46, b: 45 }, showlegend: curves.length > 1,
     hoverlabel: { bgcolor: style("--card"), font: { color: text }, bordercolor: line },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: style("--soft"), activecolor: text },
     legend: { orientation: "h", y: figure.marks.length ? 1.09 : 1.02, yanchor: "bottom", x: 0 } };
@@ -91,10 +91,11 @@ function layout(figure, curves) {
     made.scene = { xaxis: far("first"), yaxis: far("second"), zaxis: far("third") };
     return made;
   }
-  made.xaxis = axis(figure.x);
+  made.xaxis = axis(title);
   made.yaxis = { ...axis(figure.y), type: figure.log ? "log" : "linear", exponentformat: "power" };
-  if (figure.log) made.yaxis.dtick = span > 20 ? 1 : "D2"; // decades, or 1, 2, 5 where they are few
-  if (figure.x.startsWith("snapshots") && last - first < 13) made.xaxis.dtick = 1; // whole ones
+  if (figure.log) made.yaxis.dtick = span > 100 ? 1 : "D2"; // decades, or 1, 2, 5 where they are few
+  else if (span === 1) made.yaxis.range = [0, 1.5 * ys[0]]; // else it is from -1 to 1
+  if (title.startsWith("snapshots") && last - first < 13) made.xaxis.dtick = 1; // whole ones
   made.shapes = figure.marks.map(([x]) => ({ type: "line", x0: x, x1: x, yref: "paper", y0: 0,
     y1: 1, line: { color: style("--soft"), width: 1, dash: "dot" } }));
   made.annotations = figure.marks.length > 6 ? [] : figure.marks.map(([x, name]) => ({ x, y: 1,
@@ -134,7 +135,7 @@ async function draw(box) {
   plot.setAttribute("aria-label", `${figure.title}. ${(held && held.seen) || figure.seen}`);
   if (held && held.seen) box.querySelector(".seen").textContent = held.seen;
   const isWay = figure.kind === "ways";
-  const shape = layout(figure, curves);
+  const shape = layout(figure, curves, (held && held.x) || figure.x);
   if (!held) shape.title = { text: "This combination was not drawn.", font: { size: 14 } };
   const traces = isWay ? ways(curves, by) : lines(figure, curves);
   const options = { responsive: true, displaylogo: false, displayModeBar: narrow() ? false : "hover",
