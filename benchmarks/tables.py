@@ -21,6 +21,7 @@ import replay_tables
 import report_tables
 import restore_tables
 import resume_tables
+import sketch_tables
 import storage_tables
 from document import ROOT, NotMeasured, load, markdown, source
 
@@ -155,6 +156,7 @@ MODULES = (
     report_tables,
     restore_tables,
     resume_tables,
+    sketch_tables,
     storage_tables,
 )
 TABLES: dict[str, Callable[[], str]] = {
