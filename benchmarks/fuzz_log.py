@@ -1,42 +1,33 @@
-"""Damaged step logs: each is refused with a sentence, or read as a prefix of the true records.
+"""Damaged step logs: each is refused with a sentence, or read as a prefix of the true records,
+whose replay gives the true weights. Forged ones (under right checksums) are refused or replayed to
+their end, with the true weights wherever a true mark follows.
 
 python benchmarks/fuzz_log.py --count 1000000 --json benchmarks/results/fuzz_log.json
+
+With --json the outcomes are added to those of other seeds; --seed gives each part its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
+import signal
 import tempfile
 import time
-import zlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import harness
 import torch
+from fuzz_forged import forged_head, forged_records
+from fuzz_runs import Subject, subjects
 
-from zopro import StepLog, ZOPrO
-from zopro.steplog import read_log
+from zopro import replay
+from zopro.steplog import Log, layout, read_log
 
-
-def true_log() -> bytes:
-    """A log with a record of each kind."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "steps.zolog"
-        params = [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2))]
-        opt = ZOPrO([{"params": [p]} for p in params], eps=1e-2, restore="inplace")
-        for part in range(2):
-            with StepLog(path, opt):
-                for i in range(4):
-                    if i == part:
-                        opt.set_targets([torch.ones(3), torch.ones(2)], steps=9)
-                    if i == 2:
-                        with opt.perturbed(0.5):
-                            pass
-                        opt.param_groups[1]["lr"] = 1e-3 / (1 + part)
-                    opt.step(lambda: sum(p.square().sum() for p in params))
-        return path.read_bytes()
+SECONDS = 30  # a replay that takes longer was asked for more than a log may ask
 
 
 def damaged(data: bytes, random_: random.Random, others: list[bytes]) -> tuple[str, bytes]:
@@ -96,40 +87,93 @@ def lengths(out: bytearray, r: random.Random, _: list[bytes]) -> None:
 INJURIES = (bits, cut, hole, inserted, doubled, removed, lengths)
 
 
-def forged(data: bytes, r: random.Random) -> bytes:
-    """The head's text damaged under a checksum that is right: what no accident makes."""
-    length = int.from_bytes(data[12:16], "little")
-    text = bytearray(data[16 : 16 + length])
-    for _ in range(r.randint(1, 3)):
-        at = r.randrange(len(text))
-        text[at : at + r.randint(0, 3)] = r.choice(
-            (b"9", b"-", b"{", b"]", b"null", b'"', b"1e999")
-        )
-    head = data[:12] + len(text).to_bytes(4, "little") + bytes(text)
-    return head + zlib.crc32(head).to_bytes(4, "little") + data[20 + length :]
+class Replays:
+    """Replays of what was read of a run's log; those of its own records once for each length."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject, self._done = subject, set()
+
+    def of_prefix(self, log: Log) -> None:
+        """AssertionError where the first records do not give the run's weights."""
+        if len(log.records) not in self._done:
+            weights, error = self._replayed(log, log.steps)  # not passes whose step is missing
+            assert error is None and self._true(weights, log.steps), (log.steps, error)
+            self._done.add(len(log.records))
+
+    def of_forged(self, log: Log) -> str:
+        """The outcome; AssertionError for other weights than the run's at a mark of the run."""
+        weights, error = self._replayed(log)
+        if error is not None:
+            assert len(error) > 20, error
+            return "replay refused"
+        last = log.records[-1] if log.records else None
+        if isinstance(last, layout.Mark) and last in self._subject.log.records:
+            assert self._true(weights, last.steps), last
+        return "replayed"
+
+    def _true(self, weights: list[torch.Tensor], steps: int) -> bool:
+        return all(map(torch.equal, weights, self._subject.weights[steps]))
+
+    def _replayed(
+        self, log: Log, until: int | None = None
+    ) -> tuple[list[torch.Tensor], str | None]:
+        """The weights at the log's end, or why not."""
+        weights = [w.clone() for w in self._subject.base]
+        signal.alarm(SECONDS)
+        try:
+            replay(replace(log, path=self._subject.log.path), weights, until)
+        except ValueError as error:
+            return weights, str(error)
+        finally:
+            signal.alarm(0)
+        return weights, None
 
 
 def fuzz(count: int, seed: int = 0) -> Counter:
-    """Outcomes of `count` damaged logs; AssertionError for records that were never written."""
-    data, r = true_log(), random.Random(seed)
-    truth = read_log(data)
-    pieces = [data[a:b] for a, b in zip([0, truth.begin, *truth.ends], [truth.begin, *truth.ends])]
-    outcomes: Counter = Counter()
-    for i in range(count):
-        forge = i % 8 == 7
-        kind, broken = ("forged", forged(data, r)) if forge else damaged(data, r, pieces)
-        try:
-            found = read_log(broken)
-        except ValueError as error:
-            assert len(str(error)) > 20, error
-            outcomes[f"{kind}: refused"] += 1
-            continue
-        whole = found.records == truth.records[: len(found.records)] and found.head == truth.head
-        # A forged head is another log's: its checksum is none of the records'.
-        assert whole or (forge and not found.records), (i, kind)
-        assert found.cut or broken[: found.size] == broken, (i, kind)
-        outcomes[f"{kind}: {'cut' if found.cut else 'whole'}"] += 1
+    """Outcomes of `count` damaged or forged logs; AssertionError for records that were never
+    written, other weights than the run's, or a replay that does not end."""
+    r, outcomes = random.Random(seed), Counter()
+    signal.signal(signal.SIGALRM, _late)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [(s, Replays(s)) for s in subjects(Path(folder)).values()]
+        for i in range(count):
+            outcomes[_outcome(*runs[r.randrange(len(runs))], i % 8, r)] += 1
     return outcomes
+
+
+def _outcome(run: Subject, replays: Replays, turn: int, r: random.Random) -> str:
+    """One log; of 8 turns one forges the head and one the records."""
+    truth, own = run.log, len(run.log.records)
+    if turn >= 6:
+        forge = forged_head if turn == 6 else forged_records
+        kind, (own, broken) = forge.__name__.replace("_", " "), forge(run, r)
+    else:
+        kind, broken = damaged(run.data, r, run.pieces)
+    try:
+        found = read_log(broken)
+    except ValueError as error:
+        assert len(str(error)) > 20, error
+        return f"{kind}: refused"
+    assert turn == 6 or found.head == truth.head, kind
+    assert found.records[:own] == truth.records[: len(found.records)][:own], kind
+    assert found.cut or broken[: found.size] == broken, kind
+    if found.head == truth.head and found.records == truth.records[: len(found.records)]:
+        replays.of_prefix(found)
+        whole = "whole" if len(found.records) == len(truth.records) else "shorter"
+        return f"{kind}: {'cut' if found.cut else whole}"
+    # Of a forged head no record is: its checksum is not what theirs go on from.
+    assert turn == 7 or (turn == 6 and not found.records), kind
+    return f"{kind}: {replays.of_forged(found)}"
+
+
+def _late(*_) -> None:
+    raise AssertionError(f"a replay was not done after {SECONDS} s")
+
+
+def add(path: Path, part: dict) -> None:
+    """Records `part` beside those of other seeds."""
+    parts = json.loads(path.read_text()).get("parts", []) if path.exists() else []
+    harness.record(path, {"parts": [*(p for p in parts if p["seed"] != part["seed"]), part]})
 
 
 def main() -> None:
@@ -139,13 +183,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    began = time.perf_counter()
+    torch.set_num_threads(1)
+    began = time.thread_time()
     outcomes = dict(sorted(fuzz(given.count, given.seed).items()))
     print(outcomes)
     if given.json:
-        result = {"count": given.count, "seed": given.seed, "outcomes": outcomes,
-                  "seconds": time.perf_counter() - began}  # fmt: skip
-        harness.record(given.json, result)
+        seconds = time.thread_time() - began
+        add(given.json, {"seed": given.seed, "count": given.count, "outcomes": outcomes,
+                         "CPU seconds": seconds})  # fmt: skip
 
 
 if __name__ == "__main__":
