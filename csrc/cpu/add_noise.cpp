@@ -1,11 +1,18 @@
 // theta <- decay theta + sum_k c_k n_k + a prev + b v, in place, for one instruction set.
 //
 // Of several records each is applied to a tile before the next tile's turn, which stays in the L1.
+#include <type_traits>
+
 #include "kept.h"
 #include "tiles.h"
 
 namespace zopro::cpu::ZOPRO_ISA {
 namespace {
+
+// What a loop over strips is compiled for in place of a form of prev and v: one seed alone, rounded to
+// nearest, or any seeds.
+struct Plain {};
+struct None {};
 
 template <class D, bool GAUSSIAN>
 class Worker {
@@ -41,10 +48,8 @@ public:
             if (at > strip || !whole) {
                 count = (high < strip + STRIP ? high : strip + STRIP) - at;
                 part(t, strip, int(at - strip), int(count), theta, prev, v);
-            } else if (record.seeds == 1 && !prev.values && !v.values && !args.stochastic) {
-                run<true>(t, at, count, theta, {}, {});
             } else {
-                run<false>(t, at, count, theta, prev, v);
+                run(t, at, count, theta, prev, v);
             }
             at += count;
         }
@@ -70,19 +75,29 @@ private:
         memcpy(whole + from, theta, count * sizeof *theta);
         copied(prev, prev_whole);
         copied(v, v_whole);
-        run<false>(t, strip, STRIP, whole, prev, v);
+        run(t, strip, STRIP, whole, prev, v);
         memcpy(theta, whole + from, count * sizeof *theta);
     }
 
-    // Whole strips from element `first` on. A step of elements stays in registers from its load to its
-    // store, whatever the terms. PLAIN: one seed alone, to nearest; without the other cases in the loop
-    // the Gaussian finds registers enough.
-    template <bool PLAIN>
+    // Whole strips from element `first` on.
     void run(size_t t, uint64_t first, int64_t count, T* theta, Kept prev, Kept v) {
+        if (prev.values || v.values) {
+            if (args.form == Dtype::fp32) return run_as<float>(t, first, count, theta, prev, v);
+            if (args.form == Dtype::bf16) return run_as<uint16_t>(t, first, count, theta, prev, v);
+            return run_as<int8_t>(t, first, count, theta, prev, v);
+        }
+        if (record.seeds == 1 && !args.stochastic) return run_as<Plain>(t, first, count, theta, {}, {});
+        run_as<None>(t, first, count, theta, {}, {});
+    }
+
+    // A step of elements stays in registers from its load to its store, whatever the terms. Without the
+    // other cases in the loop the plain Gaussian finds registers enough.
+    template <class C>
+    void run_as(size_t t, uint64_t first, int64_t count, T* theta, Kept prev, Kept v) {
+        constexpr bool PLAIN = std::is_same_v<C, Plain>;
+        constexpr bool TARGETED = !PLAIN && !std::is_same_v<C, None>;
         alignas(64) uint16_t bits[STRIP];
         const uint16_t* random = !PLAIN && args.stochastic ? bits : nullptr;
-        if (PLAIN) prev = v = {};
-        const Dtype form = args.form;
         // Held here: the compiler has to believe that a store to theta changes what `this` shows.
         const size_t K = PLAIN ? 1 : record.seeds;
         const float *scalars = record.row(args.rows[t]), *coeffs = scalars + 4;
@@ -105,8 +120,10 @@ private:
             }
             for (int j = 0; j < VECTORS; j += 4) {
                 const int64_t at = e + j * LANES;
-                if (prev.values) axpy(x + j, a, form, prev, at);
-                if (v.values) axpy(x + j, b, form, v, at);
+                if constexpr (TARGETED) {
+                    if (prev.values) axpy<C>(x + j, a, prev, at);
+                    if (v.values) axpy<C>(x + j, b, v, at);
+                }
                 D::write(theta + at, x + j, random ? random + within + j * LANES : nullptr);
             }
         }
@@ -119,9 +136,10 @@ private:
             __builtin_prefetch((const char*)(x + STRIP) + byte);
     }
 
-    static void axpy(VecF* x, float a, Dtype form, const Kept& y, int64_t at) {
+    template <class C>
+    static void axpy(VecF* x, float a, Kept y, int64_t at) {
         VecF z[4];
-        read_kept<O::paired>(form, y.values + at * kept_bytes(form), y.scale(at / STRIP), z);
+        read_kept<O::paired, C>(y.values + at * int64_t(sizeof(C)), y.scale(at / STRIP), z);
         for (int j = 0; j < 4; ++j) x[j] += a * z[j];
     }
 };

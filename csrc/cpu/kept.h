@@ -36,12 +36,13 @@ inline VecI signed_bytes(const uint8_t* p) {
 }
 inline VecF to_float(VecI x) { return __builtin_convertvector(x, VecF); }
 
-// Reads a block at `from`, whose elements lie in one strip, in the order Order<PAIRED>.
-template <bool PAIRED>
-inline void read_kept(Dtype form, const uint8_t* from, float scale, VecF* x) {
-    if (form == Dtype::fp32) {
+// Reads a block at `from`, kept as C (float, uint16_t for bf16, or int8_t) in one strip, in the order
+// Order<PAIRED>.
+template <bool PAIRED, class C>
+inline void read_kept(const uint8_t* from, float scale, VecF* x) {
+    if constexpr (sizeof(C) == 4) {
         Order<PAIRED>::read((const float*)from, x);
-    } else if (form == Dtype::bf16) {
+    } else if constexpr (sizeof(C) == 2) {
         const uint16_t* p = (const uint16_t*)from;
         if (PAIRED) return Bf16::read(p, x);
         for (int j = 0; j < 4; ++j) x[j] = as_float(widen(p + j * LANES) << 16);
@@ -56,6 +57,12 @@ inline void read_kept(Dtype form, const uint8_t* from, float scale, VecF* x) {
             }
         }
     }
+}
+template <bool PAIRED>
+inline void read_kept(Dtype form, const uint8_t* from, float scale, VecF* x) {
+    if (form == Dtype::fp32) return read_kept<PAIRED, float>(from, scale, x);
+    if (form == Dtype::bf16) return read_kept<PAIRED, uint16_t>(from, scale, x);
+    read_kept<PAIRED, int8_t>(from, scale, x);
 }
 
 }  // namespace zopro::cpu::ZOPRO_ISA
