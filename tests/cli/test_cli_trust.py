@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,8 +19,6 @@ from zopro.iterations import IterationConfig
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(p for f in ("zopro", "zopro_kernels") for p in (ROOT / f).rglob("*.py"))
-LOADERS = {"AutoConfig", "AutoModel", "AutoTokenizer", "AutoModelForCausalLM",
-           "AutoModelForSequenceClassification"}  # fmt: skip
 CALLS = {"eval", "exec", "compile", "torch.load", "torch.save", "yaml.load", "__import__"}
 FORBIDDEN = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 
@@ -37,8 +36,34 @@ def test_no_eval_no_pickle_no_remote_code(path):
         remote = [k.value for k in node.keywords if k.arg == "trust_remote_code"]
         assert all(isinstance(v, ast.Constant) and v.value is False for v in remote), called
         owner, _, method = called.rpartition(".")
-        if method == "from_pretrained" and owner in LOADERS:
+        if method == "from_pretrained" and owner != "PeftModel":  # which has no code to trust
             assert remote, f"{called} without trust_remote_code=False"
+            safe = [k.value for k in node.keywords if k.arg == "use_safetensors"]
+            pickled = "Model" in owner and not any(ast.unparse(v) == "True" for v in safe)
+            assert not pickled, f"{called} without use_safetensors=True"
+
+
+def test_pickled_weights_are_refused_and_not_opened(model, rows, tmp_path, capsys):
+    folder, adapter, sign = tmp_path / "model", tmp_path / "adapter", tmp_path / "ran"
+
+    class Opened:
+        def __reduce__(self):
+            return (open, (str(sign), "w"))
+
+    shutil.copytree(model, folder)
+    (folder / "model.safetensors").unlink()
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    for path in (folder / "pytorch_model.bin", adapter / "adapter_model.bin"):
+        torch.save(Opened(), path)
+    command = ["eval", "--task", "translation", "--source", rows, "--limit", "2", "--split",
+               "train", "--model"]  # fmt: skip
+    assert main([*command, str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert "zopro: error: " in error and "safetensors" in error
+    assert main([*command, model, "--adapter", str(adapter)]) == 2
+    assert "holds no adapter_model.safetensors" in capsys.readouterr().err
+    assert not sign.exists()
 
 
 def test_a_model_with_code_is_refused_and_its_code_does_not_run(model, train, tmp_path, capsys):

@@ -55,9 +55,13 @@ def model_with(name: str, adapter: str | None, dtype: str) -> Any:
     """A causal language model, with a PEFT adapter over it where one is named, in eval mode."""
     import torch
 
-    if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
-        raise CommandError(f"adapter={adapter!r} holds no adapter_config.json: name PEFT's folder")
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=False)
+    # PEFT would take pickled weights where these are not there.
+    for file in ("adapter_config.json", "adapter_model.safetensors") if adapter else ():
+        if not (Path(adapter) / file).is_file():
+            raise CommandError(f"adapter={adapter!r} holds no {file}: name PEFT's folder")
+    model = AutoModelForCausalLM.from_pretrained(
+        name, dtype=dtype, use_safetensors=True, trust_remote_code=False
+    )
     if adapter is not None:
         from peft import PeftModel
 

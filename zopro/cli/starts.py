@@ -209,10 +209,15 @@ def _trainer(command: str, task: Any, flags: StartFlags, tokenizer: Any, args: A
                   "peft_config": lora, "callbacks": callbacks}  # fmt: skip
         torch.manual_seed(args.seed)  # the adapter's and the head's initial values
         if command == "sft":
-            args.model_init_kwargs = {"dtype": flags.dtype, "trust_remote_code": False}
+            args.model_init_kwargs = {"dtype": flags.dtype, "trust_remote_code": False,
+                                      "use_safetensors": True}  # fmt: skip
             return SupervisedTrainer(flags.model, **common)
         model = AutoModelForSequenceClassification.from_pretrained(
-            flags.model, num_labels=1, dtype=flags.dtype, trust_remote_code=False
+            flags.model,
+            num_labels=1,
+            dtype=flags.dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
         if model.config.pad_token_id is None:
             model.config.pad_token_id = tokenizer.pad_token_id

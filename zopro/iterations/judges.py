@@ -101,7 +101,7 @@ class LocalJudge:
                     self._model, trust_remote_code=False
                 )
             self._model = AutoModelForCausalLM.from_pretrained(
-                self._model, dtype=self._dtype, trust_remote_code=False
+                self._model, dtype=self._dtype, use_safetensors=True, trust_remote_code=False
             ).to(self._device)
         if self._tokenizer.chat_template is None:
             raise ValueError("the judge's tokenizer has no chat template: use a chat model")

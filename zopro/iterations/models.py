@@ -104,7 +104,7 @@ def load_policy(
         if config.model is None:
             raise ValueError("model=None: name a model or a folder, or hand iterate() a model")
         model = AutoModelForCausalLM.from_pretrained(
-            config.model, dtype=dtype_of(config), trust_remote_code=False
+            config.model, dtype=dtype_of(config), use_safetensors=True, trust_remote_code=False
         )
     if isinstance(model, PeftModel):
         raise ValueError("model is a PeftModel: merge its adapter (merge_and_unload) first")
