@@ -1,7 +1,9 @@
 """Host time of a pass: what Python does before the kernel starts, for 1, 30 and 300 tensors.
 
 The kernel of the backend "cpu" is replaced by one that does nothing, so on a CPU, too, it is the
-host's part alone that is timed: CPU time of this thread, least of several rounds.
+host's part alone that is timed: CPU time of this thread, least of many short rounds, which others'
+load on the machine disturbs least. "over kernels" is a step without what its kernels' own calls
+take: three passes whose scalars are there, and a targeted direction's reduction.
 
     python benchmarks/host_time.py
 """
@@ -22,7 +24,7 @@ from zopro_kernels import cpu
 
 COUNTS = (1, 30, 300)
 SHAPE = (16, 64)  # of a small adapter's matrix
-ROUNDS, CALLS = 15, 40
+ROUNDS, CALLS = 60, 20
 
 
 def idle(monkey: Callable[[object, str, object], None] = setattr) -> None:
@@ -74,6 +76,12 @@ def list_pass(count: int, targeted: bool) -> Callable[[], None]:
     return lambda: zk.add_noise_(tensors, [7], [1e-3], backend="cpu", **more)
 
 
+def dots(count: int, targeted: bool) -> Callable[[], object]:
+    """`zk.noise_dots` on a TensorSet with known norms; nothing for a plain direction."""
+    vectors, norms = zk.TensorSet(adapters(count)), torch.ones(count, dtype=torch.float64)
+    return (lambda: zk.noise_dots(vectors, 7, norms=norms, backend="cpu")) if targeted else int
+
+
 def optimizer(count: int, targeted: bool) -> ZOPrO:
     params = adapters(count)
     opt = ZOPrO(params, backend="cpu", restore="inplace", distribution="rademacher")
@@ -84,11 +92,12 @@ def optimizer(count: int, targeted: bool) -> ZOPrO:
 
 
 def write(count: int, targeted: bool) -> Callable[[], None]:
-    """The optimizer's pass from theta + eps z to theta - eps z and back: half of this."""
+    """The optimizer's pass from theta + eps z to theta - eps z or back, along a direction whose
+    scalars are known from a step before (a targeted one's: from an estimate before)."""
     opt = optimizer(count, targeted)
     plan = opt._current_plan()
     (direction,) = plan.directions
-    scales = [plan.eps, -plan.eps]
+    scales = [plan.multiples[1], plan.multiples[-1]]
 
     def move() -> None:
         scales.reverse()
@@ -104,8 +113,8 @@ def step(count: int, targeted: bool) -> Callable[[], None]:
     return lambda: opt.step(lambda: loss)
 
 
-WAYS = {"prepared": prepared_pass, "scalars": scalars_pass, "list": list_pass, "write": write,
-        "step": step}  # fmt: skip
+WAYS = {"prepared": prepared_pass, "scalars": scalars_pass, "list": list_pass, "dots": dots,
+        "write": write, "step": step}  # fmt: skip
 
 
 def main() -> None:
@@ -118,6 +127,7 @@ def main() -> None:
     for targeted in (False, True):
         for count in COUNTS:
             times = {name: microseconds(way(count, targeted)) for name, way in WAYS.items()}
+            times["over kernels"] = times["step"] - 3 * times["scalars"] - times["dots"]
             rows.append({"tensors": count, "targeted": targeted, **times})
             print(count, "targeted" if targeted else "plain", times)
     harness.record(args.json, {"unit": "us of thread CPU time a call", "rows": rows})

@@ -190,7 +190,8 @@ def loss_value(loss: Any) -> tuple[Tensor, torch.dtype]:
         if loss.is_complex():
             raise TypeError(f"the closure returned a {loss.dtype} tensor: return a real loss")
         dtype = torch.float64 if loss.dtype == torch.float64 else torch.float32
-        return loss.detach().reshape(()).to(torch.float64, copy=True), dtype
+        loss = loss.detach() if loss.dim() == 0 else loss.detach().reshape(())
+        return loss.to(torch.float64, copy=True), dtype
     if isinstance(loss, numbers.Real) and not isinstance(loss, bool):
         return torch.tensor(float(loss), dtype=torch.float64), torch.float64
     raise TypeError(

@@ -120,6 +120,8 @@ class Pending:
     accumulates: ClassVar[bool] = True  # whether further estimates may be added
 
     def on(self, device: torch.device) -> Pending:
+        if self.sums.device == device:
+            return self
         return replace(self, sums=moved(self.sums, device))
 
     def slopes(self, two_sided: bool) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from torch import Tensor
 
 MASK = (1 << 64) - 1
@@ -35,13 +37,18 @@ def _mix_tensor(x: Tensor) -> Tensor:
     return folded(folded(x, 27) * as_int64(_SECOND), 31)
 
 
+@lru_cache(maxsize=64)
+def _base(seed: int, purpose: int) -> int:
+    return _mix(_mix(seed) ^ purpose)
+
+
 def derive_seed(seed: int, purpose: int, counter: int | Tensor) -> int | Tensor:
     """A 64-bit seed from (base seed, purpose, counter); no global generator is involved.
 
     For one base seed and purpose, different counters below 2^64 give different seeds. From an
     int64 tensor of counters: int64 of its shape, on its device, a seed by its bits.
     """
-    base = _mix(_mix(seed) ^ purpose)
+    base = _base(seed, purpose)
     if isinstance(counter, Tensor):
         return _mix_tensor(counter ^ as_int64(base))
     return _mix(base ^ counter)
