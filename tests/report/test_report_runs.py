@@ -149,3 +149,26 @@ def test_rewards_of_snapshots_are_those_logged_by_then(run_folder):
     last = logged("reward")(run)[1][-1]  # the snapshots were taken after all logs
     assert curves[0]["more"]["reward"] == [last] * 8 and len(curves[1]["x"]) == 12
     assert figure.choices[1] == ("Layer", [(n, n) for n in ("all layers", "layers.0", "layers.1")])
+
+
+def test_measures_layer_by_layer(run_folder):
+    """Chance stands beside each, and the overview has each layer's mean."""
+    from zopro.analysis import measure, read_sketches
+
+    figures, scores = figures_of_tracks([read_run(run_folder)], quick=True)
+    turn = next(f for f in figures if f.name == "measure-turn")
+    tracks, means = read_sketches(run_folder), []
+    for layer in ("layers.0", "layers.1"):
+        series = {s.name: s for s in measure(tracks, layer)}
+        curves = {c["label"]: c for c in turn.views[f"seed0/{layer}"]["curves"]}
+        assert list(curves) == ["policy", "reward", "chance"]
+        assert curves["policy"]["y"] == series["policy.turn"].values.tolist()
+        assert curves["chance"]["y"] == [series["policy.turn"].chance] * 2
+        means.append(series["policy.turn"].values.mean())
+    overview = turn.views["seed0/layer by layer (means)"]["curves"][0]
+    assert overview["x"] == ["layers.0", "layers.1"] and overview["y"] == pytest.approx(means)
+    assert {(layer, s.name) for _, layer, s in scores} == {
+        (layer, name)
+        for layer in ("all layers", "layers.0", "layers.1")
+        for name in ("distance_correlation", "procrustes")
+    }

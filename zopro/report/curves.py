@@ -122,9 +122,13 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
 def _told_apart(name: str, run: Run, found: list[list[Run]]) -> str:
     flat = [_flat({**members[0].flags, **members[0].options}) for members in found]
     own = _flat({**run.flags, **run.options})
-    differing = [n for n in own if n.rpartition(".")[2] not in (*_OWN, "method")
-                 and any(other.get(n) != own[n] for other in flat)]  # fmt: skip
-    return ", ".join([name, *(f"{n} {own[n]}" for n in sorted(differing)[:3])])
+    differing = [
+        n for n in own if n.rpartition(".")[2] not in (*_OWN, "method")
+        and any(other.get(n) != own[n] for other in flat)
+    ]  # fmt: skip
+    if len(differing) > 2:
+        return f"{name} ({run.name})"  # a list of options would be longer than it says
+    return ", ".join([name, *(f"{n} {own[n]}" for n in sorted(differing))])
 
 
 def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:

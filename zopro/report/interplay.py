@@ -40,7 +40,10 @@ def figures_of_tracks(runs: list[Run], quick: bool = False) -> tuple[list[Figure
     ways, wrong = way_figure(found, keyed, quick)
     measures, bad = measure_figures(found)
     if ways.views:
-        ways.seen = " ".join([ways.seen, *why, *wrong])
+        more = " ".join(["", *why, *wrong])
+        ways.seen += more
+        for view in ways.views.values():
+            view["seen"] += more
     else:
         ways.missing = " ".join(dict.fromkeys(why + wrong))
     if found and not measures and bad != wrong:

@@ -15,7 +15,7 @@ from .layers import ALL, COLOURS, SECTION, layers_of, named
 
 # Series of each network in one figure, by what follows the network's name.
 _EACH = ("turn", "previous", "iteration")
-EACH = "layer by layer, means over time"
+EACH = "layer by layer (means)"
 
 
 def measure_figures(found: dict[str, Tracks]) -> tuple[list[Figure], list[str]]:

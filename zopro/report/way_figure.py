@@ -50,20 +50,17 @@ def way_figure(
                     break
     if figure.views:
         used = list(dict.fromkeys(key.split("/")[2] for key in figure.views))
+        layers = dict.fromkeys(name for tracks in found.values() for name in layers_of(tracks))
         figure.choices = [
             ("Run", [(key, key) for key in found]),
-            (
-                "Layer",
-                [(n, n) for n in dict.fromkeys(x for t in found.values() for x in layers_of(t))],
-            ),
+            ("Layer", [(name, name) for name in layers]),
             ("Projection", [(m, NAMES[m]) for m in used]),
             ("Axes", [("2", "2-D"), ("3", "3-D")]),
         ]
-        figure.seen = _far(found)
-        if quick:
-            figure.seen += " Live pages draw PCA alone; `zopro report` draws t-SNE and UMAP too."
-        else:
-            figure.seen += _absent()
+        live = " Live pages draw PCA alone; `zopro report` draws t-SNE and UMAP too."
+        for key, view in figure.views.items():
+            view["seen"] = _far(found[key.split("/")[0]]) + (live if quick else _absent())
+        figure.seen = next(iter(figure.views.values()))["seen"]
     return figure, list(dict.fromkeys(wrong))
 
 
@@ -72,13 +69,12 @@ def _absent() -> str:
     return f" Not drawn: {'; '.join(lacking)}." if lacking else ""
 
 
-def _far(found: dict[str, Tracks]) -> str:
+def _far(tracks: Tracks) -> str:
     told = []
-    for tracks in found.values():
-        for name, track in tracks.networks.items():
-            far = float(np.linalg.norm(track.positions()[-1]))
-            who = "reward model" if name == "reward" else name
-            told.append(f"the {who} has moved {shown(far)} in {len(track)} snapshots")
+    for name, track in tracks.networks.items():
+        far = float(np.linalg.norm(track.positions()[-1]))
+        who = "reward model" if name == "reward" else name
+        told.append(f"the {who} has moved {shown(far)} in {len(track)} snapshots")
     return f"Euclidean distance from the start, in the weights' units: {'; '.join(told)}."
 
 
