@@ -82,7 +82,9 @@ class Engine(Trainable):
 
     def _choose_weights(self) -> None:
         policy = choose_policy(self._restore, list(self._indices), self._model)
-        self._weights = weights_for(policy, self._rounding_seed, self._model, self._held)
+        self._weights = weights_for(
+            policy, self._rounding_seed, self._model, self._held, self._restore == "auto"
+        )
 
     def _count_on(self, device: torch.device) -> None:
         """Moves the counters of a capturable optimizer to `device`."""

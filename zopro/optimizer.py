@@ -47,8 +47,8 @@ class ZOPrO(Populated):
         does so with one layer's memory: no stored weight is perturbed, each module of the model
         given to `attach` runs on a copy of its own parameters (docs/restore.md). "inplace" takes no
         memory, and each pass leaves a rounding error of one unit in the last place or less, which
-        add up to a drift. "auto" is "exact" up to 1 GiB of trainable weights; above, "layerwise"
-        where a model is attached, as "exact" then is too, else "inplace"; `restore_policy` tells.
+        add up to a drift. "auto" is "exact" up to 1 GiB of trainable weights, above it "inplace",
+        with a warning in bf16 and fp16; "exact" and "auto" are "layerwise" where `attach` says so.
     seed: in [0, 2^64); the same on all ranks of a distributed run.
     maximize: climb instead of descend.
     backend: of zopro_kernels ("cuda", "triton", "cpu", "reference"); None picks the fastest.
@@ -124,8 +124,9 @@ class ZOPrO(Populated):
         return self._weights.policy
 
     def attach(self, model: nn.Module | None, held: Iterable[Tensor] = ()) -> None:
-        """Names the model whose modules own the parameters, for restore="layerwise" and, above
-        1 GiB of trainable weights, "exact" and "auto"; None lets go of it.
+        """Names the model whose modules own the parameters, for restore="layerwise" and, for
+        "exact" and "auto", above 1 GiB of trainable weights or, where they are most of the model's
+        own, 64 MiB: `restore_policy` tells, and the log. None lets go of it.
 
         Its modules have hooks while a closure runs, and never else. held: parameters to exchange
         for whole evaluations, at the memory of their copies: such as a head's that a fused loss
@@ -140,6 +141,8 @@ class ZOPrO(Populated):
         self._model, self._held, self._plan = model, tuple(held), None
         self._prepared.forget("layers")
         self._choose_weights()
+        logger.info("restore=%r with %s attached is %s", self._restore,
+                    "no model" if model is None else type(model).__name__, policy)  # fmt: skip
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group as torch does; its trainable parameters take the next indices."""

@@ -95,10 +95,50 @@ def test_auto_is_exact_for_small_and_inplace_for_large():
     large = torch.empty(EXACT_LIMIT_BYTES // 4 + 1, device="meta")
     assert choose_policy("auto", [large]) == "inplace"
     assert choose_policy("exact", [large]) == "exact"
-    for restore in ("auto", "exact"):
-        assert choose_policy(restore, [large], torch.nn.Identity()) == "layerwise"
-        assert choose_policy(restore, [small], torch.nn.Identity()) == "exact"
     assert ZOPrO(parameters((3,)), restore="inplace").restore_policy == "inplace"
+
+
+@pytest.mark.parametrize("restore", ["auto", "exact"])
+def test_an_attached_model_that_trains_as_a_whole_goes_by_layers(restore):
+    def linear(mib):
+        return torch.nn.Linear(1 << 18, mib, bias=False, device="meta")  # fp32
+
+    for frozen, trained, policy in [
+        (0, 65, "layerwise"),
+        (0, 63, "exact"),  # little is saved
+        (200, 90, "exact"),  # an adapter
+        (80, 90, "layerwise"),
+        (3000, 1025, "layerwise"),  # an adapter above 1 GiB
+    ]:
+        model = torch.nn.Sequential(linear(trained))
+        if frozen:
+            model.append(linear(frozen))
+        assert choose_policy(restore, [model[0].weight], model) == policy, (frozen, trained)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("restore", ["auto", "inplace"])
+def test_auto_in_place_warns_of_its_drift_once(monkeypatch, caplog, dtype, restore):
+    monkeypatch.setattr("zopro.restore.EXACT_LIMIT_BYTES", 0)
+    params = parameters((50,), dtype=dtype)
+    opt = ZOPrO(params, eps=1e-2, restore=restore)
+    assert opt.restore_policy == "inplace" and not caplog.records  # a model may come yet
+    for _ in range(3):
+        opt.step(quadratic(params))
+    warned = [r.getMessage() for r in caplog.records if "roundings add up" in r.getMessage()]
+    due = restore == "auto" and dtype != torch.float32
+    assert len(warned) == due
+    assert not due or str(dtype).removeprefix("torch.") in warned[0]
+
+
+def test_attach_says_what_was_chosen(monkeypatch, caplog):
+    monkeypatch.setattr("zopro.restore.WHOLE_LIMIT_BYTES", 0)
+    model = torch.nn.Linear(3, 2)
+    opt = ZOPrO(model.parameters())
+    with caplog.at_level("INFO"):
+        opt.attach(model)
+    assert "restore='auto' with Linear attached is layerwise" in caplog.text
+    assert opt.restore_policy == "layerwise"
 
 
 @pytest.mark.parametrize("restore", ["exact", "inplace"])

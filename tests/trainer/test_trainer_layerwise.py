@@ -38,6 +38,38 @@ def test_a_run_is_that_of_exact(tmp_path, make, accumulated):
     assert not all(map(torch.equal, weights(runs[0]), build_model().parameters()))
 
 
+@pytest.mark.parametrize("limit", ["EXACT", "WHOLE"])
+def test_auto_goes_by_layers_where_a_copy_is_large(tmp_path, monkeypatch, limit):
+    copied = trainer(tmp_path / "copied", max_steps=2, learning_rate=1e-2)
+    copied.train()
+    for name in {"EXACT", "WHOLE"} if limit == "EXACT" else {"WHOLE"}:
+        monkeypatch.setattr(f"zopro.restore.{name}_LIMIT_BYTES", 0)
+    t = trainer(tmp_path / "layers", max_steps=2, learning_rate=1e-2)
+    t.train()
+    policies = copied.zopro.restore_policy, t.zopro.restore_policy
+    assert policies == ("exact", "layerwise")
+    assert all(map(torch.equal, weights(copied), weights(t)))
+
+
+@pytest.mark.parametrize("restore,policy", [("auto", "inplace"), ("exact", "exact")])
+def test_a_model_that_cannot_be_attached_stays_as_it_was(
+    tmp_path, monkeypatch, caplog, restore, policy
+):
+    for name in ("EXACT", "WHOLE"):
+        monkeypatch.setattr(f"zopro.restore.{name}_LIMIT_BYTES", 0)
+
+    def refused(model, *, evaluated):
+        raise ValueError("model has a module that is compiled")
+
+    monkeypatch.setattr("zopro.checks.attachable", refused)
+    t = trainer(tmp_path, zo_restore=restore, max_steps=1)
+    t.train()
+    assert t.zopro.restore_policy == policy
+    assert f"zo_restore='{restore}' stays {policy}: model has a module" in caplog.text
+    with pytest.raises(ValueError, match="is compiled"):
+        trainer(tmp_path / "2", zo_restore="layerwise", max_steps=1).train()
+
+
 def test_weights_between_estimate_and_step_are_theta(tmp_path):
     looks = Looks()
     t = trainer(tmp_path, zo_restore="layerwise", learning_rate=0.0, callbacks=[looks])

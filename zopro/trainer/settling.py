@@ -1,8 +1,12 @@
 """Stored weights are theta wherever a trainer or a callback looks at them."""
 
+import logging
+
 from transformers import TrainerCallback
 
 from zopro.optimizer import ZOPrO
+
+logger = logging.getLogger(__name__)
 
 
 def settle(optimizer) -> None:
@@ -17,9 +21,16 @@ def attached(optimizer: ZOPrO, model) -> ZOPrO:
 
     The head's weight is held: TRL's losses read it in chunks, without its module.
     """
-    if optimizer.restore_policy != "inplace":
-        head = getattr(model, "get_output_embeddings", lambda: None)()
+    if optimizer._restore == "inplace":
+        return optimizer
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    try:
         optimizer.attach(model, held=() if head is None else head.parameters())
+    except ValueError as error:
+        if optimizer._restore == "layerwise":
+            raise
+        logger.warning("zo_restore=%r stays %s: %s", optimizer._restore,
+                       optimizer.restore_policy, error)  # fmt: skip
     return optimizer
 
 
