@@ -146,8 +146,10 @@ def forms(rows: list[dict[str, Any]], known: dict[tuple[str, str], float]) -> li
     """A form and device each, with bytes, instructions and bounds."""
     out = []
     for row in rows:
-        # Of many seeds those with targets in other forms take the same loop.
-        if row["dtype"] not in SIZES or ("many" in row["kernel"] and "kept" in row["kernel"]):
+        # Of many seeds those with targets in other forms take the same loop; a sequence's bytes
+        # are those of a pass, whatever the number of its records.
+        same = "many" in row["kernel"] and "kept" in row["kernel"]
+        if row["dtype"] not in SIZES or same or row["kernel"].startswith("sequence"):
             continue
         for seeds in (2, 8) if "many" in row["kernel"] else (1,):
             pipes = issued(row, seeds)
