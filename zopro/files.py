@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,10 +30,48 @@ def write_beside(path: Path, data: bytes | str, sync: bool = True) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(beside, path)
+        if sync:
+            sync_one(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink()
         raise unwritable(path, error) from error
+
+
+def sync_one(path: Path) -> None:
+    """Waits until the disk has a file, or a folder's list of names."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until the disk has all of `folder`, and its name in the folder above."""
+    for path in sorted(folder.rglob("*")):
+        if not path.is_symlink():
+            sync_one(path)
+    sync_one(folder)
+    sync_one(folder.parent)
+
+
+@contextlib.contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Inside, others write below `path`: what fails of it is raised as an OSError that says so."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise  # told already
+        raise unwritable(Path(error.filename or path), error) from error
+    except Exception as error:
+        # safetensors, which the optimizer does without, has an exception and words of its own.
+        number = re.search(r"os error (\d+)", str(error))
+        if type(error).__name__ != "SafetensorError" or number is None:
+            raise
+        code = int(number[1])
+        raise unwritable(path, OSError(code, os.strerror(code))) from error
 
 
 def append(path: Path, text: str) -> None:

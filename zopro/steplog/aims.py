@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 import zopro_kernels as zk
 
+from ..files import write_beside
 from ..targets import Stored, Targets
 from . import layout as f
 
@@ -54,12 +54,7 @@ def save_aim(folder: Path, targets: Targets | None, members: list[tuple]) -> f.A
     digest = hashlib.sha256(data).hexdigest()
     path = folder / file_name(digest)
     if not path.exists():
-        beside = path.with_suffix(".part")
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        write_beside(path, data)
     return f.Aim(
         file=path.name,
         digest=digest,

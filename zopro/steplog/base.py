@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..files import told
 from . import layout as f
 from .aims import safetensors
 
@@ -52,6 +53,10 @@ class Base:
             )
         return shorter.pop()
 
+    def others(self, parameters: Iterable[f.Parameter]) -> list[str]:
+        """The tensors that are none of `parameters`, by their names in the files."""
+        return sorted(self._where.keys() - {self.key(p.name) for p in parameters})
+
     def tensors(self, parameters: Iterable[f.Parameter], device: str = "cpu") -> dict[str, Tensor]:
         """The parameters by name, in the dtypes of the log, on `device`."""
         found = {}
@@ -71,12 +76,21 @@ class Base:
 
     def write(self, out: str | Path, tensors: Mapping[str, Tensor]) -> Path:
         """A folder like this one at `out`, with `tensors` (by parameter name) in the place of its
-        own; beside and renamed. Raises ValueError where something is at `out` already."""
+        own; beside and renamed. Raises ValueError where something is at `out` already, OSError
+        where it cannot be written."""
         self.check_out(out)
         out = Path(out)
         beside = out.with_name(out.name + ".part")
         shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
+        with told(out):
+            beside.mkdir(parents=True)
+            self._write(beside, tensors)
+            if out.is_dir():
+                out.rmdir()
+            os.replace(beside, out)
+        return out
+
+    def _write(self, beside: Path, tensors: Mapping[str, Tensor]) -> None:
         new = {self.key(name): tensor for name, tensor in tensors.items()}
         for file in self._files:
             with _opened(file) as held:
@@ -86,10 +100,6 @@ class Base:
             safetensors().save_file(values, beside / file.name, metadata)
         if self.path.is_dir():
             self._copy_rest(beside, {str(t.dtype).removeprefix("torch.") for t in new.values()})
-        if out.is_dir():
-            out.rmdir()
-        os.replace(beside, out)
-        return out
 
     def _copy_rest(self, folder: Path, dtypes: set[str]) -> None:
         for file in sorted(self.path.iterdir()):

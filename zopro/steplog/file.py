@@ -13,7 +13,7 @@ from dataclasses import replace
 from io import FileIO
 from pathlib import Path
 
-from ..files import unwritable, write_beside
+from ..files import sync_one, unwritable, write_beside
 from . import layout as f
 from .reader import Log, read_log
 
@@ -48,7 +48,8 @@ class LogFile:
             write_beside(old, self._path.read_bytes())
             self._file.truncate(0)
         self._append(f.encode_head(head))
-        os.fsync(self._file.fileno())
+        self.sync()
+        sync_one(self._path.parent)  # its name
 
     def _go_on(self, now: f.Head) -> bool:
         """False, and nothing changed, where the log is not of `now`'s run."""

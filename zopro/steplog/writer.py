@@ -108,6 +108,11 @@ class StepLog:
             waiting, self._waiting = self._waiting, None
             self._write_step(waiting)
 
+    def sync(self) -> None:
+        """`flush`, and waits until the disk has it, against a loss of power."""
+        self.flush()
+        self._file.sync()
+
     def mark(self) -> None:
         """Writes what is waiting and a digest of the weights, against which a replay is checked."""
         self.flush()

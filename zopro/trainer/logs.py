@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
+from zopro.files import sync_folder, told
 from zopro.steplog import StepLog
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,9 @@ class LogSteps(TrainerCallback):
             logger.warning("no %s is written: a captured step runs no Python", NAME)
             return
         if zopro.step_count == 0 and hasattr(model, "peft_config"):
-            model.save_pretrained(folder / START, selected_adapters=model.active_adapters)
+            with told(folder / START):
+                model.save_pretrained(folder / START, selected_adapters=model.active_adapters)
+                sync_folder(folder / START)
         self._log = StepLog(folder / NAME, zopro, every_step=True)
 
     def on_train_end(self, args, state, control, **kwargs):

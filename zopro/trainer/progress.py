@@ -18,7 +18,7 @@ from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 
-from zopro.files import append, locked, write_beside
+from zopro.files import append, locked, sync_folder, told, write_beside
 from zopro.steplog import read_log, replay
 
 from . import trees
@@ -53,6 +53,12 @@ class Recoverable(Resumable):
             self._lines = None
             stack.callback(self._close_log)  # where an error leaves it open
             return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _sync(self, checkpoint: Path) -> None:
+        """Also the step log, which the checkpoint is no further than."""
+        super()._sync(checkpoint)
+        if self.zopro._step_log is not None:
+            self.zopro._step_log.sync()
 
     def _close_log(self) -> None:
         for callback in self.callback_handler.callbacks:
@@ -158,12 +164,14 @@ def recovered(trainer: Any) -> str | None:
 def _write(trainer: Any, made: Path, progress: dict[str, Any]) -> str:
     beside = made.with_name(made.name + ".part")
     shutil.rmtree(beside, ignore_errors=True)
-    trainer.save_model(str(beside))
+    with told(beside):
+        trainer.save_model(str(beside))
     trees.save(beside / OPTIMIZER, {"optimizer": {n: progress[n] for n in ("counters", "groups")},
                                     "scheduler": progress["scheduler"]})  # fmt: skip
     trees.save(beside / trainer._loop_name(), progress["loop"])
     state = {**progress["state"], "log_history": _history(made.parent, progress)}
     write_beside(beside / TRAINER_STATE_NAME, json.dumps(state, indent=2, sort_keys=True) + "\n")
+    sync_folder(beside)
     shutil.rmtree(made, ignore_errors=True)
     os.replace(beside, made)
     return str(made)

@@ -15,7 +15,9 @@ import torch
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from zopro.files import sync_folder, told
 from zopro.seeds import derive_seed
 
 from . import trees
@@ -56,6 +58,31 @@ class Resumable:
         with seeded(derive_seed(seed, STEP_DRAWS, step << 20 | self._drawn[1]), self.args.device):
             return super().training_step(*args, **kwargs)
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """The parent's, and the disk has it before a former one is removed. Raises OSError, a
+        sentence, where it cannot be written; what was there before is whole."""
+        options, limit = self.args, self.args.save_total_limit
+        folder = Path(options.output_dir)
+        with told(folder):
+            try:
+                options.save_total_limit = None
+                super()._save_checkpoint(*args, **kwargs)
+            finally:
+                options.save_total_limit = limit
+            if options.should_save:
+                self._sync(folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if options.should_save:
+            rotate_checkpoints(
+                output_dir=options.output_dir,
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+
+    def _sync(self, checkpoint: Path) -> None:
+        """Waits until the disk has `checkpoint`."""
+        sync_folder(checkpoint)
+
     def _save(self, *args: Any, **kwargs: Any) -> None:
         super()._save(*args, **kwargs)
         folder = Path(args[0] if args and args[0] is not None else
@@ -75,8 +102,11 @@ class Resumable:
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Called on every rank: what each counts of its own."""
-        Path(output_dir).mkdir(parents=True, exist_ok=True)  # this rank may be the first
-        trees.save(Path(output_dir) / self._loop_name(), self._loop_state())
+        folder = Path(output_dir)
+        folder.mkdir(parents=True, exist_ok=True)  # this rank may be the first
+        trees.save(folder / self._loop_name(), self._loop_state())
+        if self.args.should_save:
+            sync_folder(folder)  # before trainer_state.json, by which a checkpoint is whole
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         self._checkpoint = checkpoint
