@@ -17,6 +17,7 @@ import bench_plots
 import bench_tables
 import learning_tables
 import limits_tables
+import population_tables
 import replay_tables
 import report_tables
 import restore_tables
@@ -152,6 +153,7 @@ MODULES = (
     bench_tables,
     learning_tables,
     limits_tables,
+    population_tables,
     replay_tables,
     report_tables,
     restore_tables,
