@@ -54,7 +54,7 @@ def test_damage_is_cut_or_refused(monkeypatch):
         assert outcomes[f"forged records: {end}"] > 50, end
 
 
-def test_a_cut_log_replays_to_where_it_is_whole(run, tmp_path):
+def test_a_cut_log_replays_to_where_it_is_whole(run, tmp_path, caplog):
     data = run.path.read_bytes()
     whole = read_log(data)
     end = next(e for r, e in zip(whole.records, whole.ends)
@@ -68,6 +68,11 @@ def test_a_cut_log_replays_to_where_it_is_whole(run, tmp_path):
     weights = copies(run.base)
     replay(log, weights)
     assert same_bits(weights, run.weights[13])
+    replay(path, copies(run.base), 13)
+    assert not caplog.text
+    replay(path, copies(run.base))
+    assert "30 bytes, after step 13, are cut" in caplog.text
+    assert "the weights are those of step 13" in caplog.text
     flipped = bytearray(data)
     flipped[end + 20] ^= 4
     log = read_log(bytes(flipped))

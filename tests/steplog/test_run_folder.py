@@ -63,6 +63,19 @@ def test_shards(tmp_path):
     assert same_bits(found.parameters(), model.parameters())
 
 
+def test_what_a_run_did_not_train_is_told(tmp_path, capsys):
+    base, run = tmp_path / "base", tmp_path / "run"
+    model = build_model()
+    model.save_pretrained(base)
+    norms = [n for n, _ in model.named_parameters() if "norm" in n]
+    for name, p in model.named_parameters():
+        p.requires_grad_(name in norms)
+    trainer(run, model, max_steps=1).train()
+    count = len(list(model.parameters())) - len(norms)
+    replayed(base, run, tmp_path / "end")
+    assert f"zopro: {count} tensors that the log does not train" in capsys.readouterr().err
+
+
 def test_an_adapter_begins_from_its_kept_start(tmp_path):
     config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], modules_to_save=["lm_head"])
     model = get_peft_model(build_model(), config)

@@ -73,6 +73,10 @@ def _rebuild(log: Any, given: Any) -> None:
     out = base.write(given.out, tensors)
     steps = log.steps if given.step is None else given.step
     print(f"{out}: the weights after step {steps}, SHA-256 {digest}")
+    if others := base.others(log.head.parameters):
+        # The log has no digest of what the run did not train.
+        print(f"zopro: {len(others)} tensors that the log does not train ({others[0]}, ...) are "
+              f"those of {base.path} and compared with nothing", file=sys.stderr)  # fmt: skip
 
 
 def _rows(log: Any) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from .aims import load_aim
 from .gathered import GatheredWeights
 from .reader import Log, read_log
 from .waiting import usual_moves
+
+logger = logging.getLogger(__name__)
 
 
 def replay(
@@ -40,9 +43,13 @@ def replay(
     and device the bits are those of the training.
 
     Raises ValueError for a log or parameters that do not fit, before anything is written, and for
-    weights that differ from a mark in the log: they are then those of that step.
+    weights that differ from a mark in the log: they are then those of that step. Warns where a
+    log, given by its path, has lost its end and `until` does not ask for an earlier one.
     """
-    log = log if isinstance(log, Log) else read_log(log)
+    if not isinstance(log, Log):
+        log = read_log(log)
+        if log.cut is not None and until is None:
+            logger.warning("%s: %s; the weights are those of step %d", log.path, log.cut, log.steps)
     tensors = _matched(log.head, parameters)
     end = log.steps if until is None else checks.integer("until", until, 0)
     if not log.head.steps <= end <= log.steps:
