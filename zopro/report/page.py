@@ -17,6 +17,7 @@ from typing import Any
 from .curves import grouped
 from .figures import figures_of_logs
 from .interplay import figures_of_tracks
+from .layers import ALL
 from .runs import Run
 from .samples import samples
 from .tables import TERMS, about, evals, final, repeat
@@ -99,9 +100,10 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _score(run: str, layer: str, score: Any) -> dict[str, str]:
+def _score(run: str, layer: str, score: Any) -> dict[str, Any]:
     return {
-        "run": run, "layer": layer, "title": score.title, "meaning": score.meaning,
+        "run": run, "layer": layer, "single": layer != ALL, "title": score.title,
+        "meaning": score.meaning,
         "value": f"{score.value:.3f}",
         "chance": f"{score.chance:.3f} [{score.low:.3f}, {score.high:.3f}]",
     }  # fmt: skip
