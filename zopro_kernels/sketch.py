@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from . import cpu, cuda, sketch_cpu, sketch_reference, sketch_triton, triton_backend
+from . import cpu, cuda, sketch_cpu, sketch_cuda, sketch_reference, sketch_triton, triton_backend
 from .arguments import check_extent, check_tensors, integers
 from .dispatch import choose
 from .sketch_law import BLOCK, CHUNK
@@ -16,7 +16,7 @@ from .sketch_pass import Sketch
 from .sketch_pieces import contiguous_pieces
 from .transfer import common_device
 
-LARGEST = 1 << 15  # numbers of a sketch: a chunk's sums stay in a core's nearest memory
+LARGEST = 1 << 14  # numbers of a sketch: 64 KiB of shared memory is what every GPU has
 
 
 def sketch(
@@ -49,7 +49,7 @@ def sketch(
     params, offsets: as for `add_noise_`, one int a tensor (default: its place; 0); shards' sketches
     add up to the whole's. groups: one int a tensor, G = 1 + the largest: the result is [G, dim],
     row g the sum over the tensors of group g, still in one pass.
-    dim: a multiple of 128 from 128 to 32,768; a sketch folded in k equal parts, added up, is one of
+    dim: a multiple of 128 from 128 to 16,384; a sketch folded in k equal parts, added up, is one of
     dim / k numbers under the same law.
     Sums run in fp32, in order, over chunks of 2^17 elements that end at multiples of it, and in
     fp64 over the chunks: the bits are the same on every backend, for any strides and number of
@@ -112,6 +112,6 @@ def _implementation(backend: ModuleType) -> Callable[[Sketch], None]:
     """Of the sketch, on the backend that `choose` picked."""
     return {
         cpu: sketch_cpu.sketch,
-        cuda: sketch_triton.sketch,
+        cuda: sketch_cuda.sketch,
         triton_backend: sketch_triton.sketch,
     }.get(backend, sketch_reference.sketch)

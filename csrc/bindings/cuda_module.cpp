@@ -6,6 +6,7 @@
 
 #include "../cuda/kernels.h"
 #include "../cuda/launch.h"
+#include "../cuda/sketch.h"
 #include "zopro/noise.h"
 
 namespace py = pybind11;
@@ -67,6 +68,14 @@ PYBIND11_MODULE(_cuda, m) {
               add_noise_sequence(args, Dtype(dtype), gaussian, stochastic,
                                  reinterpret_cast<cudaStream_t>(stream));
           });
+    m.def("sketch", [](int device, uint64_t table, uint64_t sums, uint64_t out, uint64_t seed,
+                       uint32_t stream, int64_t first, int32_t chunks, int32_t count, int32_t dim,
+                       int dtype, uint64_t queue) {
+        check(cudaSetDevice(device), "cudaSetDevice");
+        sketch({reinterpret_cast<const int64_t*>(table), reinterpret_cast<float*>(sums),
+                reinterpret_cast<double*>(out), seed, first, count, chunks, dim, stream},
+               Dtype(dtype), reinterpret_cast<cudaStream_t>(queue));
+    });
     m.def("noise_dots", [](int device, uint64_t table, uint64_t scales, uint64_t integers,
                            uint64_t sums, int64_t chunks, int32_t count, bool gaussian, int form,
                            uint64_t stream) {

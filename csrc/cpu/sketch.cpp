@@ -139,7 +139,7 @@ void sketch(const Sketch& args, int64_t first, int64_t count, int team, float* s
     for (int share = 0; share < team; ++share) {
         const int64_t from = args.dim * share / team, end = args.dim * (share + 1) / team;
         for (int64_t c = 0; c < count; ++c) {
-            const int64_t row = args.table[tensor_of(args, first + c) * SKETCH_COLUMNS + ROW];
+            const int64_t row = args.table[tensor_of(args, first + c) * SKETCH_COLUMNS + RESULT];
             double* out = args.out + row * args.dim;
             const float* in = sums + c * args.dim;
             for (int64_t j = from; j < end; ++j) out[j] += double(in[j]);

@@ -137,7 +137,7 @@ def test_thread_count_does_not_matter(distribution, dtype, form):
 def test_no_wide_instruction_leaks_into_shared_functions(tmp_path):
     """kernels.h: what an AVX file emits, no other file may emit too, or the linker may keep it."""
     flags = ["-std=c++17", "-O3", "-fopenmp", "-march=x86-64-v4", "-DZOPRO_ISA=avx512", "-w"]
-    for name in ("add_noise", "noise_dots"):
+    for name in ("add_noise", "noise_dots", "sketch"):
         source, target = ROOT / f"csrc/cpu/{name}.cpp", tmp_path / f"{name}.o"
         try:
             subprocess.run(

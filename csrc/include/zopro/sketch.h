@@ -32,6 +32,6 @@ ZOPRO_HD uint32_t sketch_bucket(uint32_t word, uint32_t buckets) {
 ZOPRO_HD uint32_t sketch_order(uint32_t word) { return word & 127u; }
 
 // Tensors are described by rows of int64 [T, 6].
-enum SketchColumn { ADDRESS, NUMEL, OFFSET, PARAM, ROW, CHUNKS_BEFORE, SKETCH_COLUMNS };
+enum SketchColumn { ADDRESS, NUMEL, OFFSET, PARAM, RESULT, CHUNKS_BEFORE, SKETCH_COLUMNS };
 
 }  // namespace zopro

@@ -50,7 +50,11 @@ void atomicAdd(V* to, V value) {
     *to += value;
 }
 
+#define ZOPRO_DYNAMIC(name) static float name[1 << 14]  // dynamic shared memory
+
 enum cudaError_t { cudaSuccess };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
 using cudaStream_t = void*;
 inline const char* cudaGetErrorString(cudaError_t) { return ""; }

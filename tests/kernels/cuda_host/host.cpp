@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "sketch.h"
 
 Index threadIdx, blockIdx, blockDim, gridDim;
 
@@ -29,6 +30,8 @@ jmp_buf finished;
 unsigned running, left;
 void (*entry)(zopro::cuda::Arguments);
 zopro::cuda::Arguments arguments;
+void (*sketch_entry)(zopro::cuda::Sketch);
+const zopro::cuda::Sketch* sketching;  // which arguments the kernel takes; null: the others
 
 unsigned following(unsigned fiber) {  // in turn, of those that still run
     do fiber = fiber + 1 == fibers.size() ? 0 : fiber + 1;
@@ -45,7 +48,7 @@ unsigned following(unsigned fiber) {  // in turn, of those that still run
 }
 
 void body() {
-    entry(arguments);
+    sketching ? sketch_entry(*sketching) : entry(arguments);
     fibers[running].done = true;
     if (--left == 0) longjmp(finished, 1);
     enter(following(running));
@@ -74,13 +77,15 @@ uint64_t& exchange_slot(unsigned thread) { return slots[thread]; }
 
 cudaError_t cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** parameters, size_t,
                              cudaStream_t) {
+    sketch_entry = reinterpret_cast<void (*)(zopro::cuda::Sketch)>(const_cast<void*>(kernel));
     entry = reinterpret_cast<void (*)(zopro::cuda::Arguments)>(const_cast<void*>(kernel));
-    arguments = *static_cast<zopro::cuda::Arguments*>(parameters[0]);
+    if (!sketching) arguments = *static_cast<zopro::cuda::Arguments*>(parameters[0]);
     gridDim.x = grid.x, blockDim.x = block.x;
     for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) run_block(block.x);
     return cudaSuccess;
 }
 
+#if !defined(ZOPRO_SKETCH_ALONE)
 extern "C" void host_add_noise(const int64_t* table, const int64_t* scales, const int64_t* integers,
                                const float* floats, int64_t chunks, int count, int seeds, int dtype,
                                bool gaussian, bool stochastic, bool has_prev, bool has_v,
@@ -105,4 +110,14 @@ extern "C" void host_noise_dots(const int64_t* table, const int64_t* scales, con
     zopro::cuda::noise_dots({table, scales, integers, nullptr, sums, chunks, count, 1, false, false,
                              zopro::cuda::Dtype(form)},
                             gaussian, nullptr);
+}
+#endif
+
+extern "C" void host_sketch(const int64_t* table, float* sums, double* out, uint64_t seed,
+                            uint32_t stream, int64_t first, int chunks, int count, int dim,
+                            int dtype) {
+    const zopro::cuda::Sketch args{table, sums, out, seed, first, count, chunks, dim, stream};
+    sketching = &args;
+    zopro::cuda::sketch(args, zopro::cuda::Dtype(dtype), nullptr);
+    sketching = nullptr;
 }
