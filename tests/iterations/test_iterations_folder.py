@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from iterations.tiny_run import config
 
+from zopro.iterations.state import versions
 from zopro.iterations.store import RunFolder
 
 OPTIONS = config("x").to_dict()
@@ -55,6 +56,13 @@ def test_options_that_are_none(began, tmp_path):
     run = folder_of(tmp_path / "run", {"done": [], "phase": None}, began)
     with pytest.raises(ValueError, match=r"holds a damaged run: its config.json .*new folder"):
         RunFolder(str(run), OPTIONS, True)
+
+
+def test_other_versions_are_told(tmp_path, caplog):
+    began = {"options": OPTIONS, "data": {}, "versions": {**versions(), "torch": "1.0"}}
+    RunFolder(str(folder_of(tmp_path / "run", {"done": [], "phase": None}, began)), OPTIONS, True)
+    (told,) = caplog.messages
+    assert f"began with torch 1.0 and goes on with {versions()['torch']}: its end may" in told
 
 
 scalars = (

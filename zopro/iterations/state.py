@@ -6,10 +6,15 @@ A folder may come from anywhere: phases' names become paths, under which checkpo
 from __future__ import annotations
 
 import json
+import logging
 import re
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("zopro", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 PHASE = re.compile(r"\w+(\.\w+)*", re.ASCII)  # `start`, `0.policy`, `1.refine.3`: never `..`
 
 
@@ -31,13 +36,31 @@ def read_state(folder: Path) -> dict[str, Any]:
 def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """config.json: the options that the run began with, and the digests of its data by name.
 
-    Raises ValueError, a sentence, for anything else.
+    Warns of packages of other versions. Raises ValueError, a sentence, for anything else.
     """
     began = _object(folder, "config.json")
     for name in ("options", "data"):
         if not isinstance(began.get(name), dict):
             raise damaged(folder, f"its config.json has no object {name!r}")
+    known = began.get("versions")
+    for name, now in versions().items():
+        before = known.get(name, now) if isinstance(known, dict) else now
+        if before != now:
+            logger.warning("the run in %s began with %s %s and goes on with %s: its end may have "
+                           "other bits", folder, name, before, now)  # fmt: skip
     return began["options"], began["data"]
+
+
+def versions() -> dict[str, str | None]:
+    """The version of each package that a run's bits depend on; None: run from a checkout."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _object(folder: Path, name: str) -> dict[str, Any]:

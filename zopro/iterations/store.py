@@ -22,7 +22,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +33,8 @@ from zopro.files import LOCK, append, locked, write_beside
 from zopro.trainer.logs import NAME, START
 
 from .config import IterationConfig
-from .state import damaged, read_config, read_state
+from .state import damaged, read_config, read_state, versions
 
-PACKAGES = ("zopro", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 BEGUN = ("config.json", "config.json.part", LOCK)  # a run that was killed before it had a state
 # Between the run that began and the one that goes on.
 LOG = (f"{NAME}*", "targets-*.safetensors", START)  # of a trainer's folder, beside checkpoints
@@ -76,8 +74,7 @@ class RunFolder:
                 f"output_dir={path!r} holds {held[0]!r} but no run (state.json): name a new folder"
             )
         else:
-            versions = {name: _version(name) for name in PACKAGES}
-            self._new = {"options": options, "data": data or {}, "versions": versions}
+            self._new = {"options": options, "data": data or {}, "versions": versions()}
 
     def create(self) -> None:
         """Writes a new run's files, which until now was only checked; a run that goes on has them.
@@ -236,13 +233,6 @@ class RunFolder:
 
 def _now() -> float:
     return round(time.time(), 3)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # run from a checkout
-        return None
 
 
 def _json(value: Any) -> str:
