@@ -121,7 +121,7 @@ def test_folders_that_do_not_serve(model, scored, train, tmp_path, capsys):
     (learnt / "adapter_config.json").write_text(json.dumps({**made, "task_type": "CAUSAL_LM"}))
     assert "is a LORA adapter of task CAUSAL_LM: give a LORA adapter" in refused()
     assert main(["reward", "--task", "translation", "--model", model, "--reward_data", "x"]) == 2
-    assert "reward_data='x' is not known: use one of pairs, scores" in capsys.readouterr().err
+    assert "reward_data='x' is not known: use one of auto, pairs, scores" in capsys.readouterr().err
 
 
 def test_a_supervised_start_of_its_own(model, rows, train, tmp_path, capsys):

@@ -33,7 +33,8 @@ def test_a_step_moves_no_further_where_there_are_more_weights(tmp_path):
     moved = {}
     for rank in (2, 8):
         folder = tmp_path / str(rank)
-        out = run(folder, data(), trainer=trainer, zeroth={}, first="spsa", iterations=1,
+        one = {"zo_num_directions": 1, "zo_estimator": "two_sided"}
+        out = run(folder, data(), trainer=trainer, zeroth=one, first="spsa", iterations=1,
                   lora_r=rank, lora_alpha=2 * rank)  # fmt: skip
         rows = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
         slope = next(r["grad_norm"] for r in rows if r["phase"] == "0.policy" and "loss" in r)

@@ -20,7 +20,8 @@ def lines(path):
 
 def test_a_run_keeps_samples_and_health(tmp_path):
     call = {"reward_funcs": [reward_digits]}
-    run(tmp_path / "run", {"prompts": data()["prompts"]}, call=call, first="spsa")
+    run(tmp_path / "run", {"prompts": data()["prompts"]}, call=call, first="spsa",
+        zeroth={"learning_rate": 1e-2, "num_iterations": 1})  # fmt: skip
     rows = lines(tmp_path / "run" / "samples.jsonl")
     assert {(r["phase"], r["step"]) for r in rows} == {
         (phase, step) for phase in ("0.policy", "1.policy") for step in (1, 2)

@@ -3,7 +3,18 @@
 import json
 
 import pytest
-from iterations.tiny_run import Stop, StopAt, config, data, ends, longer, run, same, supervised
+from iterations.tiny_run import (
+    TRAINER,
+    Stop,
+    StopAt,
+    config,
+    data,
+    ends,
+    longer,
+    run,
+    same,
+    supervised,
+)
 from safetensors.torch import load_file
 
 from zopro.iterations.store import RunFolder
@@ -106,10 +117,12 @@ def test_half_a_checkpoint_and_half_a_line_are_passed_over(tmp_path, whole):
 
 
 def test_chunked_run_resumes_to_the_bit(tmp_path):
-    straight = ends(run(tmp_path / "a", chunk=0.5))
-    with pytest.raises(Stop):
-        run(tmp_path / "b", chunk=0.5, call={"callbacks": [StopAt("1.policy.1")]})
-    assert same(ends(run(tmp_path / "b", chunk=0.5)), straight)
+    options = {"chunk": 0.5, "trainer": {**TRAINER, "max_steps": 4}}
+    straight = ends(run(tmp_path / "a", **options))
+    for phase in ("0.policy.1", "1.policy.1"):
+        with pytest.raises(Stop):
+            run(tmp_path / "b", call={"callbacks": [StopAt(phase)]}, **options)
+    assert same(ends(run(tmp_path / "b", **options)), straight)
 
 
 def test_a_finished_run_is_not_run_again(tmp_path):

@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from iterations.tiny_run import run
-from trainer.tiny_llama import build_model, build_tokenizer
+from iterations.tiny_run import config, run, scores
+from trainer.tiny_llama import build_model, build_tokenizer, prompts
 
+from zopro.iterations.data import gather
 from zopro.tasks import get_task
 
 
@@ -34,3 +35,27 @@ def test_two_iterations_of_each_task(name, tmp_path):
         max_completion_length=6,
     )  # fmt: skip
     assert plain.phases[-1] == "1.updates"
+
+
+def test_auto_takes_scores_where_there_are_no_human_pairs(tmp_path):
+    scored = {"source": "a b", "reference": "x", "completion": "y", "score": 0.5}
+    paired = {**scored, "chosen": "x", "rejected": "y"}
+    task = get_task("translation")
+    for name, row, want in [("scored", scored, "scores"), ("both", paired, "pairs"),
+                            ("plain", {"source": "a b", "reference": "x"}, "pairs")]:  # fmt: skip
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps({**row, "key": str(i)}) + "\n" for i in range(50)))
+        assert task.feedback("train", str(path)) == want
+        found = gather(config("x", max_prompt_length=64), task, build_tokenizer(), True,
+                       {"source": str(path), "limit": 4})  # fmt: skip
+        assert ("score" in found.reward.column_names) == (want == "scores")
+    assert task.feedback("train", "hub") == "scores"  # quality estimates, no comparisons
+    assert get_task("summarisation").feedback("train", "hub") == "pairs"
+    assert task.feedback("train") == "pairs"  # made ones
+
+
+def test_auto_goes_by_the_columns_of_datasets():
+    rows = {"prompts": prompts(16), "reward": scores()}
+    assert "score" in gather(config("x"), rows, build_tokenizer(), True, {}).reward.column_names
+    with pytest.raises(ValueError, match="has no column 'chosen'"):
+        gather(config("x", reward_data="pairs"), rows, build_tokenizer(), True, {})

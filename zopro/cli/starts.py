@@ -74,9 +74,10 @@ class RewardFlags(StartFlags):
     """Those of `zopro reward`."""
 
     reward_data: str = field(
-        default="pairs",
+        default="auto",
         metadata={"help": "Learn from 'pairs' (columns source, chosen, rejected) or, by "
-                  "regression, from 'scores' (source, completion, score)."},
+                  "regression, from 'scores' (source, completion, score); 'auto': scores where "
+                  "the data have them and no human pairs."},
     )  # fmt: skip
 
 
@@ -189,7 +190,9 @@ def _trainer(command: str, task: Any, flags: StartFlags, tokenizer: Any, args: A
     load = {"limit": flags.limit, "conversational": tokenizer.chat_template is not None}
     read = task.supervised
     if command == "reward":
-        read = task.scored if flags.reward_data == "scores" else task.preference_pairs
+        learns = flags.reward_data
+        learns = task.feedback("train", flags.source) if learns == "auto" else learns
+        read = task.scored if learns == "scores" else task.preference_pairs
     elif flags.max_prompt_length is not None:
         if flags.max_prompt_length < 1:
             raise CommandError(f"max_prompt_length={flags.max_prompt_length} is not allowed: give "
@@ -221,7 +224,7 @@ def _trainer(command: str, task: Any, flags: StartFlags, tokenizer: Any, args: A
         )
         if model.config.pad_token_id is None:
             model.config.pad_token_id = tokenizer.pad_token_id
-        if flags.reward_data == "pairs":
+        if learns == "pairs":
             return PairTrainer(model, **common)
         common.pop("peft_config")
         return ScoreTrainer(model if lora is None else get_peft_model(model, lora), **common)

@@ -17,7 +17,8 @@ from zopro.trainer import ZOPrOConfig
 METHODS = ("zopro", "spsa", "rloo")
 FIRST = ("rloo", "spsa")
 OBJECTIVES = ("rloo", "samples")
-REWARD_DATA = ("pairs", "scores")
+TRAIN = ("lora", "last_norm", "norms", "all")
+REWARD_DATA = ("auto", "pairs", "scores")
 REFERENCES = ("base", "previous")
 
 # Options of the trainers that the driver sets: a phase has its own folder and seeds.
@@ -37,14 +38,12 @@ OPTIONS = {
 
 @dataclass
 class IterationConfig:
-    """What `iterate` does. Everything is a number, a string, a list or a mapping of these, so that
-    a JSON or YAML file holds it.
+    """What `iterate` does: numbers, strings, lists and mappings of these, as JSON and YAML hold.
 
     The run:
         output_dir: the run's folder; see `iterations.store`.
         model: name or folder of a causal language model; None where `iterate` is given one.
-        dtype: to load it in: "float32", "bfloat16", "float16", or "auto", as it is stored, but on a
-            CPU float32: as fast there, and the difference of two losses needs their low bits.
+        dtype: to load it in: "float32", "bfloat16", "float16", "auto" (as stored; a CPU: float32).
         iterations: policy phases with their refinements, >= 1.
         seed: of everything; each phase derives its own.
         resume: True continues what the folder holds; False starts anew, in an empty folder only.
@@ -64,15 +63,18 @@ class IterationConfig:
         reference: of the KL penalty, with `beta` in `policy`: "base", the base with the adapter
             off, or "previous", the adapter as the phase found it.
 
-    Adapters (LoRA on the linear layers of one shared base):
-        lora_r: rank, >= 1; None trains all weights (with plain reward functions only).
+    What is trained, and adapters (on the linear layers of one shared base):
+        train: of the policy: "lora", "last_norm" (the norm behind the last layer), "norms" (every
+            norm), or "all" weights (with plain reward functions only, as lora_r=None).
+        lora_r: rank, >= 1; None trains all weights.
         lora_alpha, lora_dropout, target_modules: as in PEFT; target_modules None: all linear.
         reward_lora_r: the reward model's rank; None takes lora_r, and "zopro" needs that.
 
     Data:
         max_prompt_length, max_completion_length: tokens, >= 1.
         temperature: of sampling, > 0.
-        reward_data: the first reward model learns from "pairs" or, by regression, "scores".
+        reward_data: the first reward model learns from "pairs" or, by regression, "scores";
+            "auto": scores where the data have them and no human pairs.
         reward_model: folder of the first reward model, as `zopro reward` leaves it (a LoRA
             adapter of lora_alpha and the reward's rank, with its head); None trains one.
         boundary: share of the prompts whose score is nearest 0 that are judged, in (0, 1].
@@ -85,9 +87,8 @@ class IterationConfig:
     Trainers: `supervised` (TRL's SFTConfig; None: no supervised start), `reward` and `refine`
     (RewardConfig), `policy` (RLOOConfig, all policy phases), `first_order` (RLOOConfig) and
     `zeroth` (ZOPrOConfig) on top of it, and `trainer` (every phase): mappings of these classes'
-    fields. Those that the driver sets itself (folders, seeds, lengths) are refused. The policy's
-    learning rate, where none is given, is 5e-5 in first-order phases, and 10 divided by the number
-    of trained weights in zeroth-order ones, at alpha / r = 2 (`policy.zeroth_order_lr`).
+    fields. Those that the driver sets itself (folders, seeds, lengths) are refused. `trained` has
+    the defaults of zeroth-order phases; the learning rate of first-order ones is 5e-5.
 
     Raises ValueError or TypeError, one sentence each, for what does not serve.
     """
@@ -108,6 +109,7 @@ class IterationConfig:
     half_life: float = 0.1
     project: bool = True
     reference: str = "base"
+    train: str = "lora"
     lora_r: int | None = 64
     lora_alpha: int = 128
     lora_dropout: float = 0.0
@@ -116,7 +118,7 @@ class IterationConfig:
     max_prompt_length: int = 512
     max_completion_length: int = 64
     temperature: float = 0.7
-    reward_data: str = "pairs"
+    reward_data: str = "auto"
     reward_model: str | None = None
     boundary: float = 0.6
     blend: float = 0.0
@@ -141,6 +143,7 @@ class IterationConfig:
             ("objective", OBJECTIVES),
             ("schedule", ("linear", "exponential", "cosine", "constant")),
             ("reference", REFERENCES),
+            ("train", TRAIN),
             ("reward_data", REWARD_DATA),
         ):
             checks.choice(name, getattr(self, name), known)
@@ -180,12 +183,9 @@ class IterationConfig:
         checks.number("temperature", self.temperature, 0.0, open_low=True)
         if self.reward_timeout is not None:
             checks.number("reward_timeout", self.reward_timeout, 0.0, open_low=True)
-        for name, low, high in (
-            ("lora_dropout", True, False),
-            ("blend", True, False),
-            ("boundary", False, True),
-            ("chunk", False, False),
-        ):
+        shares = (("lora_dropout", True, False), ("blend", True, False),
+                  ("boundary", False, True), ("chunk", False, False))  # fmt: skip
+        for name, low, high in shares:
             value = getattr(self, name)
             if name == "chunk" and value is None:
                 continue
@@ -213,6 +213,14 @@ class IterationConfig:
                     )
                 if name not in known:
                     raise ValueError(f"{option} holds {name!r}, which {cls.__name__} has not")
+
+    @property
+    def norms(self) -> bool:  # whether copies of norms are trained
+        return self.train in ("last_norm", "norms")
+
+    @property
+    def whole(self) -> bool:  # whether all of the policy's weights are
+        return self.train == "all" or (self.train == "lora" and self.lora_r is None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and mappings."""

@@ -52,6 +52,8 @@ def gather(
         reward = None
         if learns:
             scored = config.reward_data == "scores"
+            if config.reward_data == "auto" and hasattr(source, "feedback"):
+                scored = source.feedback("train", load.get("source")) == "scores"
             reward = (source.scored if scored else source.preference_pairs)("train", **options)
         supervised = None if config.supervised is None else source.supervised("train", **options)
         data = Data(prompts, reward, supervised)
@@ -85,7 +87,11 @@ def _columns(config: IterationConfig, data: Data, learns: bool) -> None:
     if learns:
         scored = ("prompt", "completion", "score")
         pairs = ("prompt", "chosen", "rejected")
-        needed["reward"] = scored if config.reward_data == "scores" else pairs
+        kind = config.reward_data
+        if kind == "auto":
+            held = set(data.reward.column_names)
+            kind = "scores" if "score" in held and not held & {"chosen", "rejected"} else "pairs"
+        needed["reward"] = scored if kind == "scores" else pairs
     for name, columns in needed.items():
         dataset = getattr(data, name)
         for column in columns:

@@ -1,4 +1,4 @@
-"""Policy and reward model on one base: two LoRA adapters, and a score head of the reward's own.
+"""Policy and reward model on one base: two adapters, and a score head of the reward's own.
 
 The policy is a PEFT model whose adapter is named "default", because TRL's RLOOTrainer looks for
 that name. The reward model reads the policy's own backbone, the modules themselves, with the
@@ -15,14 +15,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .config import IterationConfig
+from .trained import lora, part
+from .trained import trained as policy_weights
 
 POLICY, REWARD = "default", "reward"
 # Tokens that many vocabularies keep for padding or hold in reserve, in the order of preference.
@@ -108,21 +111,25 @@ def load_policy(
         )
     if isinstance(model, PeftModel):
         raise ValueError("model is a PeftModel: merge its adapter (merge_and_unload) first")
-    if config.lora_r is None:
-        if network_reward:
-            raise ValueError(
-                "lora_r=None trains all weights, and a reward model on the same base needs "
-                "adapters: set lora_r, or give plain reward functions"
-            )
+    rank = config.reward_lora_r or config.lora_r
+    if network_reward and (config.whole or rank is None):
+        name = "lora_r=None" if config.train == "lora" else f"train={config.train!r}"
+        why = "trains all weights, and" if config.whole else "beside lora_r=None:"
+        raise ValueError(
+            f"{name} {why} a reward model on the same base needs adapters: set lora_r, or give "
+            "plain reward functions"
+        )
+    adapter = part(config, model)
+    if adapter is None:
         return model, None
     torch.manual_seed(config.seed)
-    policy = get_peft_model(model, _lora(config, config.lora_r), adapter_name=POLICY)
+    policy = get_peft_model(model, adapter, adapter_name=POLICY)
     if not network_reward:
         return policy, None
-    policy.add_adapter(REWARD, _lora(config, config.reward_lora_r or config.lora_r))
+    policy.add_adapter(REWARD, lora(config, rank))
     policy.set_adapter(POLICY)
     reward = RewardModel(policy)
-    if config.method == "zopro":
+    if config.method == "zopro" and not config.norms:
         match_updates(policy_weights(policy), reward_weights(reward))
     return policy, reward
 
@@ -137,16 +144,6 @@ def dtype_of(config: IterationConfig) -> str:
     return "float32" if config.dtype == "auto" and cpu else config.dtype
 
 
-def _lora(config: IterationConfig, rank: int) -> LoraConfig:
-    return LoraConfig(
-        r=rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules=config.target_modules or "all-linear",
-        task_type="CAUSAL_LM",
-    )
-
-
 @contextmanager
 def active(policy: PreTrainedModel | PeftModel, adapter: str) -> Iterator[None]:
     """Inside, `adapter` is the active one and the trainable one; the former again on exit."""
@@ -159,13 +156,6 @@ def active(policy: PreTrainedModel | PeftModel, adapter: str) -> Iterator[None]:
         yield
     finally:
         policy.set_adapter(former)
-
-
-def policy_weights(policy: PreTrainedModel | PeftModel) -> dict[str, nn.Parameter]:
-    """The policy's trained parameters by the names that the optimizer sees."""
-    if isinstance(policy, PeftModel):
-        return {n: p for n, p in policy.named_parameters() if f".{POLICY}." in n}
-    return {n: p for n, p in policy.named_parameters() if p.requires_grad}
 
 
 def reward_weights(reward: RewardModel) -> dict[str, nn.Parameter]:
@@ -226,7 +216,10 @@ def merge(policy: PreTrainedModel | PeftModel, fresh: Mapping[str, Tensor]) -> N
             if isinstance(module, LoraLayer) and POLICY in module.lora_A:
                 weight = module.get_base_layer().weight
                 weight.add_(module.get_delta_weight(POLICY).to(weight.dtype))
-    assign(policy_weights(policy), fresh, "the fresh adapter")
+            if isinstance(module, ModulesToSaveWrapper) and POLICY in module.modules_to_save:
+                module.original_module.load_state_dict(module.modules_to_save[POLICY].state_dict())
+    norms = {n: p for n, p in policy_weights(policy).items() if ".modules_to_save." in n}
+    assign(policy_weights(policy), {**fresh, **norms}, "the fresh adapter")
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:

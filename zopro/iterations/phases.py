@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from datasets import Dataset
+
+from zopro.trainer import trees
 
 from . import policy as policy_phase
 from . import reward as reward_phase
@@ -101,6 +104,10 @@ class Run:
             end = self._suffix(k)
             self._phase(f"{i}.policy{end}", self._policy, i, k, prompts)
             self._load_policy(f"{i}.policy{end}")
+            left = self._optimizers(i)
+            if self.run.main and left[k].is_file():
+                for former in left[:k]:
+                    former.unlink(missing_ok=True)
             if reward is not None:
                 self._phase(f"{i}.pairs{end}", self._pairs, prompts)
                 self._phase(f"{i}.refine{end}", self._refine, f"{i}.pairs{end}")
@@ -110,11 +117,20 @@ class Run:
     def _suffix(self, k: int) -> str:
         return f".{k}" if self.config.chunk is not None else ""
 
+    def _optimizers(self, i: int) -> list[Path]:
+        """Where the chunks of iteration i leave their optimizer's state."""
+        names = [f"{i}.policy{self._suffix(k)}" for k in range(len(self.parts))]
+        return [self.run.file(name, policy_phase.OPTIMIZER) for name in names]
+
     def _policy(self, name: str, i: int, k: int, prompts: Dataset) -> dict[str, float]:
         method = self.config.first if i == 0 else self.config.method
         targets = self._targets(i) if method == "zopro" else None
-        part = (k, len(self.parts))
-        metrics = policy_phase.reinforce(self.context, name, prompts, method, targets, part)
+        chunk, state = None, None
+        if len(self.parts) > 1:
+            chunk = (k, [len(part) for part in self.parts])
+            left = [p for p in self._optimizers(i)[:k] if p.is_file()]
+            state = trees.load(left[-1]) if left else None
+        metrics = policy_phase.reinforce(self.context, name, prompts, method, targets, chunk, state)
         self.run.save(name, "policy.safetensors", policy_weights(self.context.policy))
         return metrics
 
@@ -128,6 +144,10 @@ class Run:
                 f"iteration {i - 1} moved no weight of the policy, so iteration {i} has nothing to "
                 "aim at: start a new run with more steps, a larger learning rate or larger zo_eps"
             )
+        if reward_update is not None and self.config.norms:
+            logger.info("the reward model's update has no %s: nothing is projected out",
+                        "norms")  # fmt: skip
+            return policy_update, None
         if reward_update is not None:
             match_updates(policy_update, reward_update)
         return policy_update, reward_update if self.config.project else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,31 +11,36 @@ from datasets import Dataset
 from peft import PeftModel
 from trl import RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
 
-from zopro import schedules
-from zopro.trainer import Resumable, ZOPrOConfig, ZOPrOTrainer
+from zopro.trainer import Resumable, ZOPrOConfig, ZOPrOTrainer, trees
 from zopro.trainer.rloo import _check_dataset, _checked, _is_plain
 
+from .chunked import InParts, Part, shares
 from .kept import KeepSamples
 from .models import merge, policy_weights, snapshot
 from .sampled import SampledRewardTrainer
 from .scoring import RewardScorer, timed
+from .trained import zeroth_order_defaults, zeroth_order_lr
 from .training import Context, arguments, forwards_kept, phase_seed, train
 
 # Learning rates where none is given. First-order: the method's (arXiv 2503.03460).
 FIRST_ORDER_LR = 5e-5
-# Zeroth-order: this over the number of trained weights, because a step moves each of them by lr
-# times the slope, that is all n of them by lr |slope| sqrt(n). On 983,040 adapter weights a fixed
-# 1e-4 moved the policy by 0.5 to 1.2 a step, noise mostly, where the whole first-order iteration
-# before had moved it by 0.84: within 30 steps KL was 13 and every response 32 tokens of nothing.
-ZEROTH_ORDER_SCALE = 10.0
+OPTIMIZER = "optimizer.safetensors"  # what a first-order chunk leaves to the next
 
 
 class SupervisedTrainer(Resumable, SFTTrainer):
     """TRL's, resumed to the bit."""
 
 
-class FirstOrderTrainer(Resumable, RLOOTrainer):
+class FirstOrderTrainer(InParts, Resumable, RLOOTrainer):
     """TRL's, resumed to the bit."""
+
+
+class ZerothOrderTrainer(InParts, ZOPrOTrainer):
+    """ZOPrOTrainer, on a chunk of an iteration too."""
+
+
+class SampledTrainer(InParts, SampledRewardTrainer):
+    """SampledRewardTrainer, likewise."""
 
 
 Targets = tuple[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor] | None]
@@ -77,12 +83,15 @@ def reinforce(
     prompts: Dataset,
     method: str,
     targets: Targets | None = None,
-    part: tuple[int, int] = (0, 1),
+    chunk: tuple[int, list[int]] | None = None,
+    state: dict[str, Any] | None = None,
 ) -> dict[str, float]:
     """One policy phase on `prompts`, in place: "rloo" with AdamW, "spsa", or "zopro".
 
-    targets: the previous updates of policy and reward model, for "zopro". part: (i, n) for the
-    i-th of n chunks of an iteration, over all of which d's schedule runs.
+    targets: the previous updates of policy and reward model, for "zopro". chunk: (i, sizes)
+    for the i-th of an iteration's chunks of so many prompts, over all of which the learning rate's
+    and d's schedules and a budget `max_steps` run, and with "rloo" AdamW's moments (`state`: as the
+    chunk before left them). With epochs, each chunk is gone through so often.
     """
     config = context.config
     options = {**config.policy, **(config.first_order if method == "rloo" else config.zeroth)}
@@ -94,13 +103,24 @@ def reinforce(
     with forwards_kept(policy):
         try:
             trainer = _trainer(context, phase, prompts, method, {**options, **fixed})
+            part = None if chunk is None else _part(trainer, chunk, state)
+            if part is not None and part.steps == 0:
+                return {"steps": 0}  # of a budget smaller than the number of chunks
+            if part is not None and trainer.args.max_steps > 0:
+                trainer.args.max_steps = part.steps
+            trainer.part = part
             if targets is not None:
                 steps, schedule = None, config.schedule
-                if part[1] > 1:
-                    steps, schedule = _over_chunks(trainer, config, part)
+                if part is not None:
+                    steps, schedule = part.whole, part.schedule(config)
                 trainer.set_targets(*targets, schedule=schedule, steps=steps,
                                     half_life=config.half_life)  # fmt: skip
-            return train(trainer, context, phase)
+            metrics = train(trainer, context, phase)
+            if part is not None and method == "rloo" and context.run.main:
+                path = context.run.file(phase, OPTIMIZER)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                trees.save(path, trainer.optimizer.state_dict())
+            return metrics
         finally:
             _drop_reference(policy)
 
@@ -122,13 +142,14 @@ def _trainer(
         # As ZOPrOTrainer does: TRL's takes NaN for "does not apply".
         rewards = [_checked(f) if _is_plain(f) else f for f in rewards]
     else:
-        cls, args_cls = ZOPrOTrainer, ZOPrOConfig
+        cls, args_cls = ZerothOrderTrainer, ZOPrOConfig
+        options = {**zeroth_order_defaults(config, options), **options}
         options.setdefault("zo_noise_every", 100)
         options["zo_seed"] = phase_seed(config.seed, phase, "noise")
         if config.objective == "samples":
-            cls, kept = SampledRewardTrainer, {"common_samples": config.common_samples}
+            cls, kept = SampledTrainer, {"common_samples": config.common_samples}
             options.setdefault("beta", 0.0)
-    rate = FIRST_ORDER_LR if method == "rloo" else zeroth_order_lr(context.policy)
+    rate = FIRST_ORDER_LR if method == "rloo" else zeroth_order_lr(context.policy, config)
     args = arguments(args_cls, context, phase, options, {"learning_rate": rate})
     _check_dataset(prompts, args)
     trainer = cls(
@@ -145,20 +166,6 @@ def _trainer(
     return trainer
 
 
-def zeroth_order_lr(policy: Any) -> float:
-    """The learning rate of a zeroth-order phase whose options name none.
-
-    An adapter's effect is scaled by alpha / r, and with it the slope, and the effect of a step: the
-    square is taken out, over that of the method's alpha / r = 2.
-    """
-    count = sum(p.numel() for p in policy_weights(policy).values())
-    scale = 2.0
-    if isinstance(policy, PeftModel):
-        lora = policy.peft_config["default"]
-        scale = lora.lora_alpha / lora.r
-    return ZEROTH_ORDER_SCALE / count * (2.0 / scale) ** 2
-
-
 def _drop_reference(policy: Any) -> None:
     # TRL lays a copy of the adapter, "ref", over an adapter that it did not make itself. Without
     # it, its reference is the base with the adapter off.
@@ -166,22 +173,19 @@ def _drop_reference(policy: Any) -> None:
         policy.delete_adapter("ref")
 
 
-def _over_chunks(
-    trainer: RLOOTrainer, config: Any, part: tuple[int, int]
-) -> tuple[int, Callable[[int, int | None], float]]:
-    """Steps of the whole iteration, and the schedule seen from chunk `part`."""
-    index, count = part
-    here = trainer.args.max_steps
-    if here <= 0:
-        here = int(
-            len(trainer.get_train_dataloader())
-            // trainer.args.gradient_accumulation_steps
-            * trainer.args.num_train_epochs
-        )
-    here = max(1, here)
-    total, done = here * count, here * index
-    function = schedules.resolve(config.schedule, total, config.half_life)
-    return total, lambda step, steps: function(step + done, total)
+def _part(trainer: RLOOTrainer, chunk: tuple[int, list[int]], state: dict[str, Any] | None) -> Part:
+    """The trainer's share of its iteration, of which it has chunk `chunk`."""
+    index, sizes = chunk
+    args = trainer.args
+    unique = args.generation_batch_size // args.num_generations
+
+    def steps_of(size: int) -> int:
+        batches = len(trainer.get_train_dataloader()) // max(1, sizes[index] // unique)
+        an_epoch = -(-batches * (size // unique) // args.gradient_accumulation_steps)
+        return math.ceil(max(1, an_epoch) * args.num_train_epochs)
+
+    steps = shares(sizes, args.max_steps, steps_of)
+    return Part(sum(steps[:index]), steps[index], sum(steps), state)
 
 
 def weights_of(context: Context) -> dict[str, torch.Tensor]:

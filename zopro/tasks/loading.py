@@ -68,6 +68,17 @@ def read(
     return taken
 
 
+def feedback(task: Task, split: str, source: str | os.PathLike | None) -> str:
+    """Task.feedback."""
+    found = origin_of(task, source)
+    if found is not None:
+        return "scores" if found[1].scored and not found[1].pairs else "pairs"
+    pairs, scored = (
+        splits.has_columns(source, split, NEEDED[want]) for want in ("pairs", "scored")
+    )
+    return "scores" if scored and not pairs else "pairs"
+
+
 def spread(rows: list[Row], limit: int | None) -> list[Row]:
     """`limit` of the rows, chosen by hash and in their order: origins are sorted, some by name."""
     if limit is None or limit >= len(rows):

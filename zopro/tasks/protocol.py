@@ -181,21 +181,21 @@ class Task:
             }
         )
 
+    def feedback(self, split: str = "train", source: Source = None) -> str:
+        """ "scores" where the source has human scores and no human pairs, else "pairs"."""
+        return loading.feedback(self, split, source)
+
     def build(self, source: Source = None, *, cache_dir: str | os.PathLike | None = None) -> dict:
         """Fetches and caches an origin's data anew; rows by split, {} where nothing is built.
-
-        Raises ValueError for an unknown source, RuntimeError when data cannot be fetched.
-        """
+        Raises ValueError for an unknown source, RuntimeError when data cannot be fetched."""
         found = loading.origin_of(self, source)
         if found is None or found[1].build is None:
             return {}
         return found[1].build(cache_root(cache_dir))
 
     def reward_funcs(self, *names: str) -> list[RewardFunc]:
-        """The rewards of these names, the default one without any.
-
-        Raises ValueError for an unknown name, RuntimeError when a reward's model cannot be had.
-        """
+        """The rewards of these names, the default one without any. Raises ValueError for an unknown
+        name, RuntimeError when a reward's model cannot be had."""
         for name in names:
             if name not in self.rewards:
                 known = ", ".join(self.rewards)
