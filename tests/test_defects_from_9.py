@@ -5,17 +5,19 @@ Each check passes on this package and fails on a small stand-in that has the def
 
 import json
 import pickle
+import time
 
 import pytest
 import torch
 from defects import PLAIN, fails_on, one, square
-from iterations.tiny_run import config, data, longer, run, same
+from iterations.tiny_run import Stop, StopAt, config, data, longer, run, same, supervised
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainer.tiny_llama import build_model, build_tokenizer, prompts, reward_digits, tokens
 from trainer.tiny_trainer import ZOTrainer, arguments
 
 from zopro import ZOPrO, ZOPrOConfig, ZOPrOTrainer
+from zopro.cli.progress import Progress
 from zopro.iterations import models, pairs
 from zopro.iterations.store import RunFolder
 from zopro.iterations.training import Context
@@ -88,6 +90,18 @@ def test_11_slow_rates_are_not_truncated_to_0(tmp_path):
 
     check(RunFolder)
     fails_on(check, Truncates)
+
+    class Rounds(Progress):
+        def _rate(self, tokens):
+            return {n: f"{float(v):.0f}" for n, v in super()._rate(tokens).items()}
+
+    def shows(cls):
+        bar = cls()
+        bar._began, bar._tokens, bar._first = time.monotonic() - 100.0, None, 0
+        assert float(bar._rate(25)["tok/s"]) == pytest.approx(0.25, rel=0.1)
+
+    shows(Progress)
+    fails_on(shows, Rounds)
 
 
 def test_12_all_weights_are_aimed_and_stay_parameters(tmp_path):
@@ -192,15 +206,35 @@ def test_14_a_run_name_moves_no_update(tmp_path, monkeypatch):
     fails_on(check, {})  # nothing in the folder that it looked into
 
 
-def test_15_no_pickle_in_the_run_folder(tmp_path):
-    def check(folder):
-        kinds = {p.suffix for p in folder.rglob("*") if p.is_file()}
-        assert kinds and kinds <= {".json", ".jsonl", ".safetensors", ".lock"}
+def pickles(folder):
+    """Files that are a pickle, torch's archives of one among them, by name or by content."""
+    names = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    assert files
+    starts = (b"\x80\x02", b"\x80\x04", b"\x80\x05", b"PK")
+    return [p.name for p in files if p.suffix in names or p.read_bytes()[:4].startswith(starts)]
 
-    run(tmp_path / "run", data(), iterations=1)
-    check(tmp_path / "run")
+
+def test_15_no_pickle_in_a_run_that_is_stopped_in_each_phase(tmp_path):
+    def check(folder):
+        assert not pickles(folder)
+
+    folder, rows = tmp_path / "run", data(supervised=supervised())
+    for phase in ("supervised", "reward", "0.policy", "0.refine", "1.policy", "1.refine"):
+        with pytest.raises(Stop):
+            run(folder, rows, supervised={}, call={"callbacks": [StopAt(phase)]})
+        assert list((folder / "checkpoints" / phase).glob("checkpoint-*/*.safetensors"))
+        check(folder)
+    run(folder, rows, supervised={})
+    check(folder)
     _, opt = one()
     torch.save(opt.state_dict(), tmp_path / "state")
     torch.load(tmp_path / "state", weights_only=True)  # numbers, lists and tensors alone
-    (tmp_path / "run" / "state.bin").write_bytes(pickle.dumps(config(tmp_path)))
-    fails_on(check, tmp_path / "run")
+    for name, write in [
+        ("state.bin", lambda path: path.write_bytes(pickle.dumps(config(tmp_path)))),
+        ("rng_state.pth", lambda path: path.write_bytes(b"")),
+        ("hidden.json", lambda path: torch.save({"a": 1}, path)),
+    ]:
+        write(folder / name)
+        fails_on(check, folder)
+        (folder / name).unlink()

@@ -63,7 +63,9 @@ class Progress(ProgressCallback):
             before = now  # resumed: the count goes on from the checkpoint's
         self._tokens = now
         seconds = now[0] - before[0]
-        return {"tok/s": f"{(tokens - before[1]) / seconds:.0f}"} if seconds else {}
+        rate = (tokens - before[1]) / seconds if seconds else None
+        # Three digits, so that a slow rate is no 0.
+        return {} if rate is None else {"tok/s": f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"}
 
     def _left(self, state) -> str:
         done = max(1, state.global_step - self._first)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import warnings
 from argparse import SUPPRESS
@@ -117,8 +116,6 @@ def run(argv: Sequence[str]) -> int:
     stop = StopAtStep(config.output_dir)
     record = Record(config.output_dir, {**dataclasses.asdict(flags), **config.to_dict()},
                     ["train", *argv])  # fmt: skip
-    # TensorBoard's own place would be the phase's checkpoints, which go once the phase is done.
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(Path(config.output_dir) / "tensorboard"))
     with shown(), stop.listening():
         out = iterate(
             config, rows, judge=judge, reward_funcs=rewards, tokenizer=tokenizer,

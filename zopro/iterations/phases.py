@@ -18,7 +18,7 @@ from . import reward as reward_phase
 from .data import Data, chunks
 from .models import assign, match_updates, policy_weights, reward_weights, snapshot
 from .pairs import collect
-from .training import Context, phase_seed
+from .training import Context, phase_seed, reported
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,8 @@ class Run:
         if not self.run.checkpoints(name).is_dir():  # else its trainer says what it does again
             self.run.forget(name, -1)
         torch.manual_seed(phase_seed(self.config.seed, name))
-        metrics = work(name, *args)
+        with reported(self.context, name):
+            metrics = work(name, *args)
         self.run.log(name, int(metrics.pop("steps", 0)), {"event": "done", **metrics})
         self.run.finish(name)
         PartialState().wait_for_everyone()

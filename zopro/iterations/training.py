@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +34,8 @@ from .store import RunFolder
 # the losses' low bits.
 DEFAULTS = {"report_to": "none", "logging_steps": 10, "save_total_limit": 1, "bf16": False,
             "gradient_checkpointing": False}  # fmt: skip
+
+TENSORBOARD = "TENSORBOARD_LOGGING_DIR"  # transformers reads it as a trainer is made
 
 # What only a phase with a backward pass reads.
 BACKWARD = (*OFF, "optim", "optim_args", "optim_target_modules")
@@ -88,12 +92,14 @@ def arguments(
 
     The folder, the seed and the saving are the driver's.
     """
+    values = fields_for(cls, context.config, options, defaults)
+    values["run_name"] = f"{values.get('run_name') or context.run.path.resolve().name}/{phase}"
     return cls(
         output_dir=str(context.run.checkpoints(phase)),
         seed=phase_seed(context.config.seed, phase),
         save_strategy="steps",
         save_steps=context.config.save_steps,
-        **fields_for(cls, context.config, options, defaults),
+        **values,
     )
 
 
@@ -110,6 +116,28 @@ def fields_for(
     known = {f.name for f in dataclasses.fields(cls)}
     merged = {**DEFAULTS, **defaults, **common, **options}
     return {name: value for name, value in merged.items() if name in known}
+
+
+@contextmanager
+def reported(context: Context, phase: str) -> Iterator[None]:
+    """Inside, TensorBoard's folder and W&B's run are the phase's own: each counts its steps from 1,
+    and in one folder or run their curves would lie over each other."""
+    former = os.environ.get(TENSORBOARD)
+    base = Path(former) if former else context.run.path / "tensorboard"
+    os.environ[TENSORBOARD] = str(base / phase)
+    os.environ.setdefault("WANDB_RUN_GROUP", context.run.path.resolve().name)
+    wandb = sys.modules.get("wandb")
+    users = getattr(wandb, "run", None)  # one that was begun before is its caller's
+    try:
+        yield
+    finally:
+        if former is None:
+            del os.environ[TENSORBOARD]
+        else:
+            os.environ[TENSORBOARD] = former
+        wandb = sys.modules.get("wandb")
+        if users is None and getattr(wandb, "run", None) is not None:
+            wandb.finish()
 
 
 @contextmanager
