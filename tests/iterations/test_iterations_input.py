@@ -1,5 +1,7 @@
 """Bad input: one clear sentence each, before anything is trained."""
 
+import asyncio
+import json
 import threading
 
 import pytest
@@ -9,6 +11,9 @@ from peft import LoraConfig, get_peft_model
 from trainer.tiny_llama import build_model, build_tokenizer, prompts, reward_digits
 
 from zopro.iterations import IterationConfig, iterate
+from zopro.iterations.data import gather
+from zopro.iterations.scoring import timed
+from zopro.tasks import get_task
 
 
 @pytest.mark.parametrize(
@@ -170,3 +175,42 @@ def test_a_task_serves_as_data(tmp_path):
               call={"load": {"limit": 16}})  # fmt: skip
     assert asked == [("load", "train", False, 16), ("preference_pairs", "train", False, 16)]
     assert "0.updates" in out.phases
+
+
+def test_coroutines_are_timed_too():
+    async def slow(completions, **columns):
+        await asyncio.sleep(30)
+
+    class Quick:
+        __name__ = "quick"
+
+        async def __call__(self, completions, **columns):
+            return [1.0] * len(completions)
+
+    limited = timed(slow, 0.05)
+    assert limited.__name__ == "slow"
+    with pytest.raises(TimeoutError, match=r"it took over reward_timeout=0.05 seconds"):
+        asyncio.run(limited(completions=["a"]))
+    assert asyncio.run(timed(Quick(), 5.0)(completions=["a"])) == [1.0]
+
+    async def own(completions, **columns):
+        raise TimeoutError("the service's own")
+
+    with pytest.raises(TimeoutError, match="the service's own"):
+        asyncio.run(timed(own, 5.0)(completions=["a"]))
+
+
+def test_prompts_that_are_cut_are_counted(tmp_path, caplog):
+    path = tmp_path / "rows.jsonl"
+    texts = ["w1 w2 w3 w4 w5 w6 w7 w8 w9 " * 8, "w1 cat"]
+    rows = [{"source": texts[i % 2], "reference": "good", "key": str(i)} for i in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = None
+    with caplog.at_level("INFO", "zopro"):
+        found = gather(config("x", max_prompt_length=40), get_task("translation"), tokenizer,
+                       False, {"source": str(path)})  # fmt: skip
+    count = sum(row != texts[1] for row in found.prompts["source"])
+    assert count and f"{count} of {len(found.prompts)} prompts are over max_prompt_length=40" in (
+        caplog.text
+    )

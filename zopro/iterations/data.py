@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from zopro.tasks.protocol import Task
 
 from .config import IterationConfig
 from .scoring import prompt_lengths
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -48,7 +51,7 @@ def gather(
     else:
         options = {"conversational": tokenizer.chat_template is not None, **load}
         prompts = source.load("train", **options)
-        prompts = source.fit(prompts, tokenizer, config.max_prompt_length)
+        prompts = _fitted(source, prompts, tokenizer, config.max_prompt_length)
         reward = None
         if learns:
             scored = config.reward_data == "scores"
@@ -70,6 +73,16 @@ def gather(
     _columns(config, data, learns)
     _lengths(config, data.prompts, tokenizer)
     return data
+
+
+def _fitted(task: Task, prompts: Dataset, tokenizer: Any, tokens: int) -> Dataset:
+    """Task.fit, which says how many prompts it cut."""
+    fitted = task.fit(prompts, tokenizer, tokens)
+    cut = sum(a != b for a, b in zip(prompts["prompt"], fitted["prompt"]))
+    if cut:
+        logger.info("%d of %d prompts are over max_prompt_length=%d tokens: cut to that",
+                    cut, len(prompts), tokens)  # fmt: skip
+    return fitted
 
 
 def _given(source: Mapping[str, Dataset]) -> Data:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import queue
@@ -168,12 +169,24 @@ def timed(reward: Any, seconds: float | None) -> Any:
     """`reward` under its own name, given up on after so many seconds with a RuntimeError.
 
     It runs on a thread of its own, which cannot be ended: one that is given up on goes on until
-    the process ends. None, a model or a coroutine function: `reward` as it is.
+    the process ends. A coroutine is cancelled. None or a model: `reward` as it is.
     """
     if seconds is None or not callable(reward) or isinstance(reward, nn.Module):
         return reward
-    if inspect.iscoroutinefunction(reward):
-        return reward
+    late = f"it took over reward_timeout={seconds:g} seconds"
+    if inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(type(reward).__call__):
+
+        @functools.wraps(reward, updated=())
+        async def limited_async(*args: Any, **columns: Any) -> Any:
+            limit = asyncio.timeout(seconds)
+            try:
+                async with limit:
+                    return await reward(*args, **columns)
+            except TimeoutError as error:
+                raise (TimeoutError(late) if limit.expired() else error) from None
+
+        limited_async.__name__ = getattr(reward, "__name__", type(reward).__name__)
+        return limited_async
 
     @functools.wraps(reward, updated=())
     def limited(*args: Any, **columns: Any) -> Any:
@@ -189,7 +202,7 @@ def timed(reward: Any, seconds: float | None) -> Any:
         try:
             value, error = done.get(timeout=seconds)
         except queue.Empty:
-            raise TimeoutError(f"it took over reward_timeout={seconds:g} seconds") from None
+            raise TimeoutError(late) from None
         if error is not None:
             raise error
         return value
