@@ -131,7 +131,7 @@ def timed(plan: str) -> dict[str, Any]:
             run()
             if turn >= 0:  # the first round warms up
                 best[name] = min(best[name], time.thread_time() - began)
-    return {"plan": plan, "seconds": best, "rounds": ROUNDS,
+    return {"plan": plan, "seconds": best, "rounds": ROUNDS, "load": os.getloadavg()[1],
             "layerwise over in place": best["layerwise"] / best["inplace"]}  # fmt: skip
 
 

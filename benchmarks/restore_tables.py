@@ -46,6 +46,12 @@ def restore_cost() -> str:
         f"the largest module has {w['layer'] / 1e6:.0f} MB."
         for plan, w in peaks.items()
     ]
+    notes += [
+        f"{r['plan']} ran beside other work (load average {r['load']:.0f}): its times are upper "
+        "bounds."
+        for r in found
+        if r.get("load", 0.0) > 1.5
+    ]
     note = " ".join(["CPU time of one thread, signs.", *notes])
     return f"{markdown(head, rows)}\n\n{note} {source(result, EXACT)}"
 
