@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,10 +39,9 @@ class Net(nn.Module):
 
 def adapted(seed: int = 0, dtype: torch.dtype = torch.float32, **options) -> nn.Module:
     """Net with PEFT's LoRA on its linear layers, B not 0."""
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(r=3, lora_alpha=6, target_modules=["one", "two"], **options)
-    model = get_peft_model(Net(seed), config).eval()
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    config = peft.LoraConfig(r=3, lora_alpha=6, target_modules=["one", "two"], **options)
+    model = peft.get_peft_model(Net(seed), config).eval()
     for name, p in model.named_parameters():
         if "lora" in name:
             nn.init.normal_(p, std=0.3)
