@@ -45,7 +45,7 @@ BUDGETS = {
     # Load, one record of one seed, store.
     "sequence of signs": 10,
     "sequence of targeted signs": 16,
-    "sequence of signs stochastic": 22,
+    "sequence of signs stochastic": 27,
     "sequence of gaussian": 30,
     "sequence of gaussian stochastic": 42,
 }
