@@ -1,4 +1,5 @@
-"""`zopro train` killed (SIGKILL) at random instants and given again, against an unbroken run.
+"""`zopro train` killed (SIGKILL) at random instants and given again, against an unbroken run; and
+the step logs that are left, replayed against the weights of their phases.
 
 python benchmarks/kills.py --kills 50 --json benchmarks/results/kills.json
 """
@@ -9,6 +10,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -32,9 +34,14 @@ from zopro.iterations.training import LogLines
 OPTIONS = (
     "--task translation --limit 16 --method zopro --first spsa --max_steps 12"
     " --save_steps 5 --logging_steps 2 --num_iterations 2 --zo_num_directions 2"
-    " --use_cpu --lora_r 2 --per_device_train_batch_size 4 --max_completion_length 4"
+    " --use_cpu --per_device_train_batch_size 4 --max_completion_length 4"
     " --learning_rate 1e-2"
 )
+PLANS = {
+    "adapter, copied": "--lora_r 2",
+    "all weights in bf16, in place": "--lora_r none --zo_restore inplace --rewards default"
+    " --dtype bfloat16 --gradient_accumulation_steps 2",
+}
 TIMES = ("runtime", "per_second", "step_time", "reward_time", "seconds")
 
 
@@ -54,11 +61,14 @@ def prepared(folder: Path) -> list[str]:
 def forked(argv: list[str], trace: Path, delay: float | None = None) -> bool:
     """Runs the command in a process of its own; killed after `delay` s. Whether it came to its end.
 
-    trace: gets a line a start of a trainer and a step: what kind, phase, step.
+    trace: gets a line for the start, and for begin and end of each trainer and step: what kind,
+    phase, step.
     """
     child = os.fork()  # no thread has been started yet: the libraries load once
     if child == 0:
         sys.stdout = sys.stderr = open(trace.with_suffix(".out"), "a")  # noqa: SIM115
+        with open(trace, "a", encoding="utf-8") as file:
+            file.write("start - 0\n")
         _traced(trace)
         os._exit(zopro_main(argv))
     began, status = time.monotonic(), None
@@ -86,7 +96,8 @@ def _traced(trace: Path) -> None:
 
         return noted
 
-    LogLines.on_train_begin, LogLines.on_step_end = note("begin"), note("step")
+    LogLines.on_train_begin, LogLines.on_train_end = note("begin"), note("end")
+    LogLines.on_step_begin, LogLines.on_step_end = note("inside"), note("step")
 
 
 def lost(trace: Path) -> dict[str, list[int]]:
@@ -96,6 +107,8 @@ def lost(trace: Path) -> dict[str, list[int]]:
     again: dict[str, list[int]] = {"zeroth": [], "first": []}
     for line in trace.read_text().splitlines():
         kind, phase, step = line.split()
+        if kind not in ("begin", "step"):
+            continue
         if kind == "begin" and phase in done:
             again["zeroth" if phase.endswith(".policy") else "first"].append(
                 done[phase] - int(step)
@@ -129,13 +142,35 @@ def differing(run: Path, whole: Path) -> tuple[int, int]:
     return count, sum(x != y for x, y in pairs)
 
 
-def chains(kills: int, each: int, seed: int) -> dict[str, Any]:
+def replayed(run: Path, model: Path) -> int:
+    """How many logs of the zeroth-order phases give the weights that their phases left.
+
+    AssertionError for one that gives others. In a process of its own, as `forked` is.
+    """
+    phases = sorted(p.parent for p in run.glob("phases/*/steps.zolog"))
+    base = model
+    for phase in phases:
+        start, left = phase / "start_adapter", phase / "policy.safetensors"
+        out = phase.parent / f"{phase.name}.replayed"
+        argv = ["replay", str(start if start.is_dir() else base), str(phase / "steps.zolog"),
+                "--out", str(out)]  # fmt: skip
+        assert forked(argv, run.with_suffix(".replay"))
+        (file,) = out.glob("*.safetensors")
+        found = {name.replace(".default.", "."): x for name, x in load_file(file).items()}
+        for name, x in load_file(left).items():
+            assert torch.equal(x, found[name.replace(".default.", ".")]), (phase, name)
+        shutil.rmtree(out)
+        base = left
+    return len(phases)
+
+
+def chains(plan: str, kills: int, each: int, seed: int) -> dict[str, Any]:
     """`kills` kills over runs of `each`, uniform over the time that a start may take."""
     r, points, again = random.Random(seed), [], {"zeroth": [], "first": []}
-    bits = rows = 0
+    bits = rows = logs = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        argv = prepared(folder)
+        argv = [*prepared(folder), *PLANS[plan].split()]
         began = time.monotonic()
         forked([*argv, "--output_dir", str(folder / "whole")], folder / "whole.trace")
         length = time.monotonic() - began
@@ -153,13 +188,18 @@ def chains(kills: int, each: int, seed: int) -> dict[str, Any]:
             runs += 1
             found = differing(run, folder / "whole")
             bits, rows = bits + found[0], rows + found[1]
+            logs += replayed(run, folder / "model")
             for kind, counts in lost(trace).items():
                 again[kind] += counts
     return {
+        "plan": plan,
+        "options": PLANS[plan],
         "kills": done,
         "runs": runs,
         "seconds of the unbroken run": length,
         "killed in": {p: points.count(p) for p in sorted(set(points))},
+        "killed inside a step": sum("inside" in p for p in points),
+        "logs replayed to the bit": logs,
         "differing bits": bits,
         "differing metrics": rows,
         "steps done again, zeroth-order": again["zeroth"],
@@ -168,8 +208,12 @@ def chains(kills: int, each: int, seed: int) -> dict[str, Any]:
 
 
 def _where(trace: Path) -> str:
-    lines = trace.read_text().splitlines() if trace.exists() else []
-    return lines[-1].split()[1] if lines else "set-up"
+    """Where the last start was, by what it had noted when it was killed."""
+    starts = trace.read_text().split("start - 0\n") if trace.exists() else []
+    if not starts or not starts[-1]:
+        return "set-up" if len(starts) < 3 else "going on"
+    kind, phase, _ = starts[-1].splitlines()[-1].split()
+    return {"inside": f"inside a step of {phase}", "end": f"after {phase}"}.get(kind, phase)
 
 
 def main() -> None:
@@ -177,13 +221,18 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--each", type=int, default=10, help="kills of one run")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--plan", nargs="+", choices=PLANS, help="default: all")
     parser.add_argument("--json")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = chains(args.kills, args.each, args.seed)
-    print(json.dumps(found, indent=2))
-    if args.json:
-        harness.record(args.json, found)
+    for plan in args.plan or PLANS:
+        found = chains(plan, args.kills, args.each, args.seed)
+        print(json.dumps(found, indent=2), flush=True)
+        if args.json:
+            path = Path(args.json)
+            known = json.loads(path.read_text()).get("plans", []) if path.exists() else []
+            others = [p for p in known if p["plan"] != plan]
+            harness.record(path, {"plans": [*others, found]})
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from document import load, markdown, source
 
 COMMAND = "python benchmarks/{0}.py --json benchmarks/results/{0}.json"
@@ -29,18 +31,23 @@ def replay() -> str:
 
 
 def fuzz_log() -> str:
-    """Outcomes of damaged logs by injury."""
+    """Outcomes of damaged logs by injury, of forged ones beside them."""
     result = load("fuzz_log.json", COMMAND.format("fuzz_log"))
-    kinds = sorted({name.split(": ")[0] for name in result["outcomes"]})
-    ends = ("refused", "cut", "whole")
-    rows = [
-        [kind, *(f"{result['outcomes'].get(f'{kind}: {end}', 0):,}" for end in ends)]
-        for kind in kinds
-    ]
+    counts: Counter = Counter()
+    for part in result["parts"]:
+        counts.update(part["outcomes"])
+    kinds = sorted({name.split(": ")[0] for name in counts}, key=lambda k: ("forged" in k, k))
+    ends = ("refused", "cut", "shorter", "whole", "replay refused", "replayed")
+    rows = [[kind, *(f"{counts[f'{kind}: {end}']:,}" for end in ends)] for kind in kinds]
     note = (
-        f"{result['count']:,} damaged logs by their first injury: refused for their head, cut "
-        "at the first record that is damaged, or whole (nothing, or whole records at the end, "
-        "were lost). In none a record was read that had not been written."
+        f"{counts.total():,} damaged logs of three runs (in place, exact, with lookahead; targets "
+        "in fp32, 8 bits and bf16) by their first injury: refused for their head; cut at the "
+        "first record that is damaged; shorter, because they end where a record ends, of which "
+        "nothing in a log tells; or whole. In none a record was read that had not been written, "
+        "and what was read replays to the run's weights. Forged: other values under right "
+        "checksums, against which a log has no defence but its marks; where they were read, the "
+        "replay was refused (a mark, or what cannot be) or ended, with the run's weights at each "
+        "mark of the run that came last."
     )
     return f"{markdown(['injury', *ends], rows)}\n\n{note} {source(result, 'fuzz_log.json')}"
 

@@ -8,18 +8,29 @@ COMMAND = "python benchmarks/{0}.py --json benchmarks/results/{0}.json"
 
 
 def kills() -> str:
-    """What was lost over all kills."""
+    """What was lost over all kills, of each plan."""
     r = load("kills.json", COMMAND.format("kills"))
-    again = r["steps done again, zeroth-order"]
-    head = ["kills", "differing bits", "differing lines of metrics",
-            "zeroth-order steps done again, at most"]  # fmt: skip
-    row = [r["kills"], r["differing bits"], r["differing metrics"], max(again, default=0)]
-    where = ", ".join(f"{phase} {count}" for phase, count in r["killed in"].items())
+    plans = r.get("plans", [r])
+    head = ["run", "kills", "inside a step", "differing bits", "differing lines of metrics",
+            "zeroth-order steps done again, at most", "logs replayed to the bit"]  # fmt: skip
+    rows = [
+        [p.get("plan", "adapter, copied"), p["kills"], p.get("killed inside a step", "not counted"),
+         p["differing bits"], p["differing metrics"],
+         max(p["steps done again, zeroth-order"], default=0),
+         p.get("logs replayed to the bit", "not done")]
+        for p in plans
+    ]  # fmt: skip
     note = (
-        f"SIGKILL at random instants over {r['runs']} runs of `zopro train` on a tiny model, each "
-        f"compared with an unbroken one. Killed in: {where}."
+        f"SIGKILL at random instants over {sum(p['runs'] for p in plans)} runs of `zopro train` on "
+        "a tiny model, each compared with an unbroken one."
     )
-    return f"{markdown(head, [[str(x) for x in row]])}\n\n{note} {source(r, 'kills.json')}"
+    for p in plans:
+        if "plan" in p:  # an older record took a start's last phase for its own
+            where = ", ".join(f"{place} {count}" for place, count in p["killed in"].items())
+            note += f" Killed ({p['plan']}): {where}."
+    return f"{markdown(head, [[str(x) for x in row] for row in rows])}\n\n{note} " + source(
+        r, "kills.json"
+    )
 
 
 def soak() -> str:
