@@ -15,6 +15,7 @@ from pathlib import Path
 
 import bench_plots
 import bench_tables
+import interplay_tables
 import learning_tables
 import limits_tables
 import population_tables
@@ -151,6 +152,7 @@ def reward_baselines() -> str:
 # Each has BLOCKS: name of a table -> the function that makes it.
 MODULES = (
     bench_tables,
+    interplay_tables,
     learning_tables,
     limits_tables,
     population_tables,
