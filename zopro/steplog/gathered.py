@@ -1,4 +1,5 @@
-"""Passes of a replay, gathered: as many as come between two looks at the weights go in one."""
+"""A replay's numbers in place of losses; its passes gathered: as many as come between two looks at
+the weights go in one."""
 
 from __future__ import annotations
 
@@ -6,9 +7,12 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from ..devices import numbers
 from ..directions import Plan, Term
+from ..measure import Pending
 from ..prepared import Part
 from ..restore import InplaceWeights
+from . import layout as f
 
 MOST = 64  # passes in one: their scalars take R T (4 + K) fp32
 
@@ -50,3 +54,11 @@ class GatheredWeights(InplaceWeights):
             self._parts, self._options = plan.parts, options
             self._waiting = [[] for _ in plan.parts]
         return self._waiting
+
+
+def pending(r: f.Step, plan: Plan, two_sided: bool) -> Pending:
+    """One estimate whose slopes are the record's, exactly: (2 s - 0) / 2, or s - 0."""
+    k, width = len(r.slopes), 2.0 if two_sided else 1.0
+    losses = float("nan") if r.skipped else 0.0
+    sums = [*(width * s for s in r.slopes), *[0.0] * k, losses]
+    return Pending(numbers(sums, plan.device), loss_count=1, estimates=1)

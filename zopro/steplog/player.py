@@ -12,13 +12,11 @@ from torch import Tensor
 from .. import checks
 from ..devices import numbers
 from ..digests import digest_each, joined
-from ..directions import Plan
-from ..measure import Pending
 from ..optimizer import ZOPrO
 from ..targets import Targets
 from . import layout as f
 from .aims import load_aim
-from .gathered import GatheredWeights
+from .gathered import GatheredWeights, pending
 from .reader import Log, read_log
 from .waiting import usual_moves
 
@@ -67,7 +65,7 @@ def replay(
             player.play(record)
         player.settle()
     finally:
-        player.flush()
+        player.weights.flush()
     return joined(digest_each(tensors))
 
 
@@ -130,7 +128,7 @@ class _Player:
         for p, known in zip(self._params, head.parameters):
             groups[known.group]["params"].append(p)
         self._opt = ZOPrO(groups, lr=0.0, restore="inplace", backend=backend)
-        self._opt._weights = self._weights = GatheredWeights(self._opt._rounding_seed)
+        self._opt._weights = self.weights = GatheredWeights(self._opt._rounding_seed)
         self._opt._indices = {p: known.index for p, known in zip(self._params, head.parameters)}
         self._opt._step_count, self._opt._passes = head.steps, head.passes
         self._d = 0.0
@@ -163,10 +161,6 @@ class _Player:
         """Stores theta where a step with lookahead left theta + eps z."""
         self._opt._weights.home()
 
-    def flush(self) -> None:
-        """Makes the passes that wait."""
-        self._weights.flush()
-
     def pass_over(self, record: f.Record) -> None:
         """Takes notice of `record`, whose passes the weights have behind them."""
         if isinstance(record, f.Step):
@@ -187,7 +181,7 @@ class _Player:
         self._explicit = False
 
     def _targets(self, aim: f.Aim) -> None:
-        self.flush()
+        self.weights.flush()
         self._opt._targets = self._opt._plan = None
         if aim.file is not None:
             prev, v, v_norm = load_aim(self._folder, aim, self._params)
@@ -206,7 +200,7 @@ class _Player:
         elif not self._explicit:
             two_sided = opt._estimator == "two_sided"
             self._pass(usual_moves(len(r.slopes), two_sided, r.estimates, r.apart))
-        opt._pending = _pending(r, plan, opt._estimator == "two_sided")
+        opt._pending = pending(r, plan, opt._estimator == "two_sided")
         opt._lookahead, self._d = r.next_d is not None, r.d if r.next_d is None else r.next_d
         opt._finish_step()
         self._explicit = False
@@ -235,7 +229,7 @@ class _Player:
                 opt._weights.move(other, other.directions[move.stream], scale)
 
     def _mark(self, record: f.Mark | f.Resume) -> None:
-        self.flush()
+        self.weights.flush()
         digest = joined(digest_each(self._params))
         if digest != record.digest:
             raise ValueError(
@@ -246,11 +240,3 @@ class _Player:
         self._opt._passes = record.passes
         if isinstance(record, f.Resume):
             self._take(record.seed, record.options)
-
-
-def _pending(r: f.Step, plan: Plan, two_sided: bool) -> Pending:
-    """One estimate whose slopes are the record's, exactly: (2 s - 0) / 2, or s - 0."""
-    k, width = len(r.slopes), 2.0 if two_sided else 1.0
-    losses = float("nan") if r.skipped else 0.0
-    sums = [*(width * s for s in r.slopes), *[0.0] * k, losses]
-    return Pending(numbers(sums, plan.device), loss_count=1, estimates=1)
