@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from datasets import Dataset
-from iterations.tiny_run import data, ends, run, same, scores, supervised
+from iterations.tiny_run import TRAINER, data, ends, run, same, scores, supervised
 from safetensors.torch import load_file
 from trainer.tiny_llama import build_model, build_tokenizer, reward_digits
 
@@ -144,7 +144,7 @@ def test_reward_by_regression_on_scores(tmp_path):
 
 
 def test_chunks_refine_within_an_iteration(tmp_path, targets_set):
-    out = run(tmp_path / "run", chunk=0.5, schedule="cosine")
+    out = run(tmp_path / "run", chunk=0.5, trainer={**TRAINER, "max_steps": 4}, schedule="cosine")
     inner = [p for k in (0, 1) for p in (f"policy.{k}", f"pairs.{k}", f"refine.{k}")]
     wanted = [f"{i}.{p}" for i in (0, 1) for p in [*inner, "updates"]]
     assert out.phases == ["start", "reward", *wanted]
