@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optimizer.helpers import same_bits
 from peft import LoraConfig, get_peft_model
-from trainer.tiny_llama import build_model, tokens
+from trainer.tiny_llama import build_model, prompts, tokens
 from trainer.tiny_trainer import trainer
 from trainer.tiny_trl import build
 from transformers import TrainerCallback
@@ -64,6 +64,14 @@ def rollouts(folder, callback):
     return t
 
 
+def epochs(folder, callback):
+    """Of four steps each: the order of the second's prompts is no draw after the first's."""
+    t = build("rloo", folder, data=prompts(8), **OPTIONS)
+    assert len(t.get_train_dataloader()) == 4
+    t.add_callback(callback)
+    return t
+
+
 def inplace(folder, callback):
     return trainer(folder, build_model(), tokens(64), [callback], zo_restore="inplace",
                    gradient_accumulation_steps=2, weight_decay=0.1, **OPTIONS)  # fmt: skip
@@ -76,7 +84,7 @@ def adapter(folder, callback):
     return trainer(folder, model, tokens(64), [callback], **OPTIONS)
 
 
-MAKERS = {"rollouts": rollouts, "inplace": inplace, "adapter": adapter}
+MAKERS = {"rollouts": rollouts, "epochs": epochs, "inplace": inplace, "adapter": adapter}
 
 
 @pytest.mark.parametrize("kind", MAKERS)

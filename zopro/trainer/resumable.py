@@ -22,7 +22,8 @@ from zopro.seeds import derive_seed
 
 from . import trees
 
-STEP_DRAWS = 4  # purpose of the seeds of a step's draws; zopro.seeds has 0 to 2, sampled.py 3
+# Purposes of seeds: of a step's draws, of an epoch's order; zopro.seeds has 0 to 2, sampled.py 3.
+STEP_DRAWS, ORDER = 4, 5
 OPTIMIZER = "optimizer.safetensors"
 
 # What the loops of transformers and TRL count and gather between two logs, and rollouts that serve
@@ -127,11 +128,20 @@ class Resumable:
         if path is not None and path.is_file():
             self._take_loop_state(trees.load(path))
 
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        self._sampler = super()._get_train_sampler(*args, **kwargs)
+        return self._sampler
+
+    def _run_epoch(self, model: Any, epoch: int, *args: Any, **kwargs: Any) -> None:
         if self.state.global_step >= self.state.max_steps:
             return  # stopped after its last step: the parent would do one more
         self._began = getattr(self, "_began", None) or time.time()
-        super()._run_epoch(*args, **kwargs)
+        generator = getattr(getattr(self, "_sampler", None), "generator", None)
+        if epoch and generator is not None:
+            # TRL's sampler draws each epoch's order after the one before, whether that was run or
+            # not; the first epoch's is TRL's.
+            generator.manual_seed(derive_seed(self.args.seed, ORDER, epoch))
+        super()._run_epoch(model, epoch, *args, **kwargs)
 
     def _finalize_training(self, trial: Any, samples: int, start_time: float) -> Any:
         checkpoint, self._checkpoint = getattr(self, "_checkpoint", None), None
