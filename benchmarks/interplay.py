@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from harness import RESULTS, record
 
 from zopro.analysis import Tracks, measure, read_sketches, scores
@@ -48,10 +49,12 @@ def measured(tracks: Tracks, layer: str | None) -> list[dict[str, Any]]:
 def of_run(run: Path) -> dict[str, Any]:
     """Settings and measures of one run."""
     tracks = read_sketches(run)
-    options = json.loads((run / "config.json").read_text())["options"]
+    options = yaml.safe_load((run / "config.yaml").read_text())
+    began = json.loads((run / "runs.jsonl").read_text().splitlines()[0])
     rows = [row for layer in (None, *tracks.layers) for row in measured(tracks, layer)]
     return {
-        "run": run.name, "settings": {n: options.get(n) for n in SETTINGS},
+        "run": run.name, "command": began["command"],
+        "settings": {n: options.get(n) for n in SETTINGS},
         "snapshots": {n: len(t) for n, t in tracks.networks.items()}, "rows": rows,
     }  # fmt: skip
 

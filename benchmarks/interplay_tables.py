@@ -16,9 +16,11 @@ def interplay() -> str:
     rows = [row for run in result["runs"] for row in of_run(run)]
     head = ["run", "measure", "values", "mean, all layers", "least to greatest layer",
             "95 % of chance"]  # fmt: skip
+    commands = "; ".join(f"{r['run']}: `{r['command']}`" for r in result["runs"])
     note = (
-        "Means over time; by layer, those of the layer with the least and with the greatest. A "
-        "share's chance reaches to 3.84 times its expectation."
+        "Means over time, ± the standard error over time; by layer, those of the layer with the "
+        "least and with the greatest. A share's chance reaches to 3.84 times its expectation. "
+        f"{commands}."
     )
     return f"{markdown(head, rows)}\n\n{note} {source(result, 'interplay.json')}"
 

@@ -7,7 +7,7 @@ from document import load, markdown, source
 
 def report() -> str:
     """What a report costs."""
-    result = load("report.json", "python benchmarks/report.py RUN --json ...")
+    result = load("report.json", "python benchmarks/bench_report.py RUN --json ...")
     r = result["report"]
     head = ["", "seconds", "CPU seconds"]
     rows = [

@@ -1,6 +1,6 @@
 """What a report of a real run costs: time, size of the page, size of what it is from.
 
-python benchmarks/report.py RUN --json benchmarks/results/report.json
+python benchmarks/bench_report.py RUN --json benchmarks/results/report.json
 
 RUN: the folder of any `zopro train`. Two times: with sketches and figures for papers, as
 `zopro report RUN --figures` makes them, and the page alone.
