@@ -73,7 +73,7 @@ class ZerothOrderArguments:
         zo_schedule: of d, the weight of the previous update in a targeted direction (ZOPrO,
             arXiv 2503.03460): "linear", "exponential", "cosine" or "constant".
         zo_target_storage: of the previous updates: "fp32", "bf16", or "int8" with block scales: 8,
-            4 or 2.03 bytes an element; see `ZOPrO.set_targets`.
+            4 or 2.03 bytes an element, the same learning as measured; see `ZOPrO.set_targets`.
         zo_rounding: of the update: "nearest", "stochastic", or "auto", by dtype.
         zo_restore: after a perturbation: "exact", the very bits (above 1 GiB of trainable weights
             "layerwise"); "layerwise", the same with one layer's memory; "inplace", no memory;
@@ -116,7 +116,7 @@ class ZerothOrderArguments:
         default="linear", metadata={"help": f"Of the previous update's weight: {schedules.NAMES}."}
     )
     zo_target_storage: str = field(
-        default="fp32", metadata={"help": f"Of the previous updates, one of {STORAGES}."}
+        default="int8", metadata={"help": f"Of the previous updates, one of {STORAGES}."}
     )
     zo_rounding: str = field(
         default="auto", metadata={"help": f"Of the update, one of {checks.ROUNDINGS}."}
