@@ -18,10 +18,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+# One thread from the start: a pool that torch has begun does not outlive a fork.
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CI": "1", "HF_HUB_OFFLINE": "1",
+               "TOKENIZERS_PARALLELISM": "false"}  # fmt: skip
 import harness
 import torch
 
-os.environ |= {"CI": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from safetensors.torch import load_file
@@ -70,7 +72,9 @@ def forked(argv: list[str], trace: Path, delay: float | None = None) -> bool:
         with open(trace, "a", encoding="utf-8") as file:
             file.write("start - 0\n")
         _traced(trace)
-        os._exit(zopro_main(argv))
+        code = zopro_main(argv)
+        sys.stdout.flush()
+        os._exit(code)
     began, status = time.monotonic(), None
     while status is None:
         found, code = os.waitpid(child, os.WNOHANG)
@@ -224,7 +228,6 @@ def main() -> None:
     parser.add_argument("--plan", nargs="+", choices=PLANS, help="default: all")
     parser.add_argument("--json")
     args = parser.parse_args()
-    torch.set_num_threads(1)
     for plan in args.plan or PLANS:
         found = chains(plan, args.kills, args.each, args.seed)
         print(json.dumps(found, indent=2), flush=True)

@@ -86,6 +86,8 @@ def test_ctrl_c_ends_it(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "zopro.cli", "report", "--live", str(folder), "--port", "0"],
         stdout=subprocess.PIPE, text=True, env=environment,
+        # A shell's background job ignores Ctrl-C, and its children with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     try:
         said = process.stdout.readline()
