@@ -104,7 +104,7 @@ def test_set_targets_reaches_the_optimizer_with_the_runs_length(tmp_path, monkey
     t.set_targets({"a": 1}, None)
     t.train()
     t.train()
-    assert calls == [(({"a": 1}, None, "cosine", 3, 0.1, "fp32"), {})]
+    assert calls == [(({"a": 1}, None, "cosine", 3, 0.1, "int8"), {})]
 
 
 def test_wrong_arguments_are_refused(tmp_path):

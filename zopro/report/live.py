@@ -147,8 +147,9 @@ def serve(runs: str | Path | Sequence[str | Path], port: int = 8765, every: floa
             f"port={port} cannot be served on {HOST}: {why}; use another, or 0 for a free one"
         ) from error
     with server:
-        print(f"http://{HOST}:{server.server_address[1]}/ follows the run; Ctrl-C ends", flush=True)
-        try:
+        at = f"http://{HOST}:{server.server_address[1]}/"
+        try:  # Ctrl-C may come as soon as the address is read
+            print(f"{at} follows the run; Ctrl-C ends", flush=True)
             server.serve_forever(poll_interval=0.2)
         except KeyboardInterrupt:
             print("ended")

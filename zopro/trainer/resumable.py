@@ -29,7 +29,7 @@ OPTIMIZER = "optimizer.safetensors"
 # What the loops of transformers and TRL count and gather between two logs, and rollouts that serve
 # several steps. `_tr_loss` is a tensor, `_metrics` a mapping of mappings of lists.
 COUNTED = ("_total_loss_scalar", "_globalstep_last_logged", "_initial_global_step", "current_flos",
-           "_step", "_total_train_tokens")  # fmt: skip
+           "_step", "_total_train_tokens", "_noise")  # fmt: skip
 
 
 class Resumable:
