@@ -47,7 +47,8 @@ def noise_dots(
         vectors = TensorSet(check_stored("vectors", vectors), params=params, offsets=offsets)
     elif params is not None or offsets is not None:
         raise ValueError("params and offsets belong to the TensorSet: give them to it")
-    elif len(vectors.dtypes) > 1 or not vectors.dtypes <= {*DTYPES, torch.int8}:
+    vectors.follow()
+    if len(vectors.dtypes) > 1 or not vectors.dtypes <= {*DTYPES, torch.int8}:
         raise TypeError(
             f"vectors has dtypes {vectors.dtypes}: use a TensorSet of float32, bfloat16 or "
             "Int8Blocks alone"
@@ -58,7 +59,7 @@ def noise_dots(
     seed = _scalar("seed", seed, 2**64)
     zero = torch.zeros_like(seed) if isinstance(seed, Tensor) else [0]
     scalars = joined([zero, seed, _scalar("stream", stream, 2**32)], home)
-    places = vectors.places()
+    places = vectors.places
     if norms is None:
         norms = _lengths(vectors.tensors, places, home)
     sums = vectors.sums(scalars, distribution, backend)

@@ -27,7 +27,8 @@ class TensorSet:
 
     Tensors that have moved (`x.data = other`, `module.to`, a resize into other memory) are noticed
     by their addresses, checked and described anew; `refreshed` notices too where an address stayed
-    but a shape or stride has changed. Until then the set keeps the memory that it last saw alive.
+    but the order of the elements in memory, or their number, has changed. Until then the set keeps
+    the memory that it last saw alive.
     Raises ValueError or TypeError as `add_noise_` does.
     """
 
@@ -66,22 +67,29 @@ class TensorSet:
         self._check_blocks("tensors", self.tensors)
         check_extent(self.tensors, self.offsets)
         self.device = common_device(self.tensors)
-        self._devices = {t.device for t in self.tensors}
+        self.places: dict[torch.device, list[int]] = {}  # the tensors of each device
+        for t, tensor in enumerate(self.tensors):
+            self.places.setdefault(tensor.device, []).append(t)
         self.dtypes = {t.dtype for t in self.tensors}
         self._memory = [memory(t) for t in self.tensors]
         self._addresses = addresses(self._memory)
-        self._shapes = [(t.shape, t.stride()) for t in self._memory]
+        self._layout = layout(self._memory)
         self._tables: dict[Any, Any] = {}
         self._runs = None
         if is_one_run(self.tensors, self.prev, self.v):
             self._runs = flat(self.tensors), flat(self.prev), flat(self.v)
 
     def refreshed(self) -> bool:
-        """`refresh` where a tensor has moved or has another shape or strides; whether it did."""
-        if self._in_place() and self._shapes == [(t.shape, t.stride()) for t in self._memory]:
+        """`refresh` where a tensor has moved or lies otherwise in its memory; whether it did."""
+        if self._in_place() and layout(self._memory) == self._layout:
             return False
         self.refresh()
         return True
+
+    def follow(self) -> None:
+        """`refresh` where a tensor has moved."""
+        if not self._in_place():
+            self.refresh()
 
     def add_noise_(
         self,
@@ -149,15 +157,12 @@ class TensorSet:
     def sums(self, scalars: Tensor, distribution: str, backend: str | None) -> list[Tensor]:
         """int64 [T, 2] in the kernels' units for the tensors of each device, in `places`' order.
 
-        scalars: int64 [3]: 0, seed, stream.
+        scalars: int64 [3]: 0, seed, stream. The caller has called `follow`.
         """
-        if not self._in_place():
-            self.refresh()
         vectors = self._runs[0] if self._runs else [flattened(v) for v in self.tensors]
         whole = Dots(vectors, self.params, self.offsets, distribution, scalars, self._tables)
-        places = self.places()
-        if len(places) == 1:
-            (device,) = places
+        if len(self.places) == 1:
+            (device,) = self.places
             whole.integers = moved(scalars, device)
             return [choose(device, backend).noise_dots(whole)]
         return [
@@ -167,23 +172,15 @@ class TensorSet:
                     [self.offsets[t] for t in rows], distribution, moved(scalars, device),
                 )
             )
-            for device, rows in places.items()
+            for device, rows in self.places.items()
         ]  # fmt: skip
-
-    def places(self) -> dict[torch.device, list[int]]:
-        """The tensors of each device."""
-        out: dict[torch.device, list[int]] = {}
-        for t, tensor in enumerate(self.tensors):
-            out.setdefault(tensor.device, []).append(t)
-        return out
 
     def _serving(self, backend: str | None) -> dict[torch.device, ModuleType]:
         """The backend of each device, chosen before any writes; TypeError where a pass may not."""
-        if not self._in_place():
-            self.refresh()
+        self.follow()
         if torch.int8 in self.dtypes:
             raise TypeError("tensors holds Int8Blocks, which no pass writes: give float tensors")
-        return {device: choose(device, backend) for device in self._devices}
+        return {device: choose(device, backend) for device in self.places}
 
     def _in_place(self) -> bool:
         return addresses(self._memory) == self._addresses
@@ -221,3 +218,11 @@ def _checked(tensors: Sequence[Stored]) -> list[Stored]:
 def addresses(tensors: list[Tensor]) -> list[int]:
     """Where the tensors' memory begins."""
     return list(map(Tensor.data_ptr, tensors))
+
+
+def layout(tensors: list[Tensor]) -> list:
+    """What may change where an address stays: the number of elements; shape and strides where one
+    of the tensors is not contiguous."""
+    if all(map(Tensor.is_contiguous, tensors)):
+        return list(map(Tensor.numel, tensors))
+    return [(t.shape, t.stride()) for t in tensors]
