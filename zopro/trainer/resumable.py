@@ -14,17 +14,18 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from safetensors.torch import save_file
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from zopro.files import sync_folder, told
+from zopro.files import sync_folder, told, write_beside
 from zopro.seeds import derive_seed
 
 from . import trees
 
 # Purposes of seeds: of a step's draws, of an epoch's order; zopro.seeds has 0 to 2, sampled.py 3.
 STEP_DRAWS, ORDER = 4, 5
-OPTIMIZER = "optimizer.safetensors"
+OPTIMIZER, ARGUMENTS = "optimizer.safetensors", "training_args.json"
 
 # What the loops of transformers and TRL count and gather between two logs, and rollouts that serve
 # several steps. `_tr_loss` is a tensor, `_metrics` a mapping of mappings of lists.
@@ -41,6 +42,15 @@ class Resumable:
     is kept; the global generators are as they were after each step. What draws elsewhere, as a
     collator may, is not covered.
     """
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Before the parent's: refuses what only the parent's pickles serve."""
+        if self.args.push_to_hub and self.args.hub_strategy != "end":
+            raise ValueError(
+                f"hub_strategy={self.args.hub_strategy.value!r} pushes a pickle with each "
+                "checkpoint (training_args.bin): use hub_strategy='end'"
+            )
+        super().create_accelerator_and_postprocess()
 
     def resume_point(self) -> str | None:
         """The folder from which the run in `args.output_dir` goes on, the same on all ranks; None:
@@ -84,11 +94,25 @@ class Resumable:
         """Waits until the disk has `checkpoint`."""
         sync_folder(checkpoint)
 
-    def _save(self, *args: Any, **kwargs: Any) -> None:
-        super()._save(*args, **kwargs)
-        folder = Path(args[0] if args and args[0] is not None else
-                      kwargs.get("output_dir") or self.args.output_dir)  # fmt: skip
-        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # the parent pickles its arguments
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """In the parent's place, which pickles its arguments beside the weights: here as JSON."""
+        folder, writes = Path(output_dir or self.args.output_dir), self.args.should_save
+        if not writes and not getattr(self, "is_distributed_loading_by_transformers", False):
+            return  # else every rank holds a part of what is saved
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if writes:
+            folder.mkdir(parents=True, exist_ok=True)
+        if hasattr(model, "save_pretrained"):
+            model.save_pretrained(folder, state_dict=state_dict, is_main_process=writes)
+        elif writes:
+            weights = model.state_dict() if state_dict is None else state_dict
+            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        if writes:
+            processing = self.processing_class or getattr(self.data_collator, "tokenizer", None)
+            if processing is not None:
+                processing.save_pretrained(folder)
+            options = json.dumps(self.args.to_dict(), indent=2, sort_keys=True, default=str)
+            write_beside(folder / ARGUMENTS, options + "\n", sync=False)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.args.should_save:
