@@ -3,54 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from . import cpu, dispatch, perturbed_triton, reference, triton_backend
-from .arguments import (
-    check_distribution,
-    check_extent,
-    check_tensors,
-    coefficients,
-    integers,
-    numbers,
-)
-from .passes import Pass, joined
-from .stored import Int8Blocks, Stored, check_stored
+from .copies import ROW, Copies, described
+from .passes import Pass
+from .stored import Int8Blocks, Stored
 from .transfer import moved
-
-ROUNDING, SEED, STREAM, ROW = 0, 1, 2, 3  # columns of the integers
-
-
-@dataclass
-class Copies:
-    """out[k] <- theta + coeff_k n(seed_k, stream_k) + prev_coeff_k prev[row_k] + v_coeff_k v.
-
-    out: [K, N], contiguous, written; tensor: [N], contiguous, of its dtype. Beside them `integers`,
-    int64 [K, 4]: rounding seed, seed, stream, row of prev; and `floats`, fp32 [K, 5]: decay,
-    prev_coeff, v_coeff, live (0: a plain copy), coeff. prev: [R, N] fp32 or bf16, or Int8Blocks
-    (R = 1); v: [N] in the same form.
-    """
-
-    out: Tensor
-    tensor: Tensor
-    integers: Tensor
-    floats: Tensor
-    param: int = 0
-    offset: int = 0
-    distribution: str = "rademacher"
-    stochastic: bool = False
-    prev: Stored | None = None
-    v: Stored | None = None
-
-    @property
-    def form(self) -> torch.dtype:
-        """Of prev and v; torch.int8 for Int8Blocks."""
-        given = self.v if self.prev is None else self.prev
-        return torch.float32 if given is None else given.dtype
 
 
 def perturbed(
@@ -91,68 +54,38 @@ def perturbed(
     Raises ValueError or TypeError for arguments out of range, of another count, shape, dtype or
     device, or (numbers of the host) not finite; RuntimeError for a backend that is not available.
     """
-    check_distribution(distribution)
-    if rounding not in ("nearest", "stochastic"):
-        raise ValueError(f"rounding={rounding!r} is not known: use 'nearest' or 'stochastic'")
-    check_tensors("tensor", [tensor])
-    check_extent([tensor], [integers("offset", [offset], 1, 2**63)[0]])
-    (param,) = integers("param", [param], 1, 2**32)
-    device = tensor.device
-    seeds = numbers("seeds", seeds, None, 2**64)
-    count = len(seeds)
-    streams = numbers("streams", [0] * count if streams is None else streams, count, 2**32)
-    many = _many_prev(tensor, prev)
-    rows = _rows(prev_rows, many, count)
-    seed = seeds
-    if rounding_seed is not None:
-        seed = integers("rounding_seed", [rounding_seed], 1, 2**64) * count
-    table = joined([seed, seeds, streams, rows], device) if count else torch.empty(0)
-    table = table.view(4, count).t().contiguous()
-    floats = _floats(device, count, coeffs, prev_coeffs, v_coeffs)
-    shape = (count, *tensor.shape)
-    if out is None:
-        out = torch.empty(shape, dtype=tensor.dtype, device=device)
-    _check_out(out, shape, tensor)
-    _check_beside("prev", prev, shape[1:] if not many else (len(prev), *shape[1:]), device, offset)
-    _check_beside("v", v, shape[1:], device, offset)
-    if prev is not None and v is not None and prev.dtype != v.dtype:
-        raise TypeError(f"v is kept as {v.dtype} where prev is {prev.dtype}: keep both in one form")
-    perturbed_into(
-        Copies(
-            out.view(count, tensor.numel()), tensor.detach().reshape(-1), table, floats, param,
-            offset, distribution, rounding == "stochastic", prev, v,
-        ),
-        backend,
+    copies = described(
+        "tensor", tensor, seeds, coeffs, streams=streams, param=param, offset=offset,
+        distribution=distribution, rounding=rounding, rounding_seed=rounding_seed, prev=prev,
+        prev_coeffs=prev_coeffs, prev_rows=prev_rows, v=v, v_coeffs=v_coeffs,
     )  # fmt: skip
+    shape = (len(copies.integers), *tensor.shape)
+    if out is None:
+        out = torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
+    _check_out(out, shape, tensor)
+    perturbed_into(replace(copies, out=out.view(shape[0], tensor.numel())), backend)
     return out
-
-
-def _floats(device: torch.device, count: int, coeffs: object, prev: object, v: object) -> Tensor:
-    """fp32 [K, 5]: decay, prev_coeff, v_coeff, live, coeff."""
-    if len(coeffs) != count:
-        raise ValueError(f"coeffs has {len(coeffs)} entries where {count} are needed")
-    if not count:
-        return torch.empty(0, 5, device=device)
-    by_copy = coeffs.view(-1, 1) if isinstance(coeffs, Tensor) else [[c] for c in coeffs]
-    return coefficients(device, count, 1, by_copy, 1.0, prev, v)
 
 
 def perturbed_into(copies: Copies, backend: str | None = None) -> None:
     """Writes `copies.out`; nothing is checked but that the backend serves."""
-    if not copies.out.numel():
-        return
+    if copies.out.numel():
+        _SERVING[serving(copies.tensor.device, backend)](in_place(copies))
+
+
+def in_place(copies: Copies) -> Copies:
+    """All on the tensor's device, contiguous."""
     device = copies.tensor.device
-    c = replace(
+    return replace(
         copies,
         integers=moved(copies.integers, device).contiguous(),
         floats=moved(copies.floats, device).contiguous(),
         prev=_flat(copies.prev),
         v=_flat(copies.v),
     )
-    _SERVING[_choose(device, backend)](c)
 
 
-def _choose(device: torch.device, backend: str | None) -> ModuleType:
+def serving(device: torch.device, backend: str | None) -> ModuleType:
     """As dispatch.choose; the CUDA C++ module has no such kernel, and Triton's serves for it."""
     module = dispatch.choose(device, backend)
     if module in _SERVING:
@@ -166,20 +99,6 @@ def _flat(x: Stored | None) -> Stored | None:
     return x if x is None or isinstance(x, Int8Blocks) else x.detach().contiguous()
 
 
-def _many_prev(tensor: Tensor, prev: Stored | None) -> bool:
-    return isinstance(prev, Tensor) and prev.dim() == tensor.dim() + 1
-
-
-def _rows(given: Sequence[int] | Tensor | None, many: bool, count: int) -> list[int] | Tensor:
-    if not many:
-        if given is not None:
-            raise ValueError("prev_rows picks rows of a prev of shape [R, *tensor.shape]: give one")
-        return [0] * count
-    if given is None:
-        raise ValueError("prev has a row for each of several directions: say prev_rows, [K]")
-    return numbers("prev_rows", given, count, 2**31)
-
-
 def _check_out(out: Tensor, shape: tuple[int, ...], tensor: Tensor) -> None:
     right = out.shape == shape and out.dtype == tensor.dtype and out.device == tensor.device
     if not (right and out.is_contiguous()):
@@ -187,20 +106,6 @@ def _check_out(out: Tensor, shape: tuple[int, ...], tensor: Tensor) -> None:
             f"out is {out.dtype} {tuple(out.shape)} on {out.device}: give {tensor.dtype} {shape}, "
             f"contiguous, on {tensor.device}"
         )
-
-
-def _check_beside(
-    name: str, x: Stored | None, shape: tuple[int, ...], device: torch.device, offset: int
-) -> None:
-    if x is None:
-        return
-    check_stored(name, [x])
-    if tuple(x.shape) != tuple(shape) or x.device != device:
-        raise ValueError(
-            f"{name} is {tuple(x.shape)} on {x.device}: give {tuple(shape)} on {device}"
-        )
-    if isinstance(x, Int8Blocks) and x.offset != offset:
-        raise ValueError(f"{name} has blocks from offset {x.offset}: make it with offset={offset}")
 
 
 def _reference(c: Copies) -> None:

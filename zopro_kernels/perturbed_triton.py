@@ -12,7 +12,7 @@ from .table import TILE
 from .triton_backend import GROUPS, NUM_WARPS, _on, _triton_type
 
 if TYPE_CHECKING:
-    from .perturbed import Copies
+    from .copies import Copies
 
 
 def perturbed(c: Copies) -> None:

@@ -62,7 +62,7 @@ def test_small_scratch_changes_nothing(monkeypatch):
     opt = ZOPrO(layer.parameters(), eps=0.01)
     streams = torch.arange(7)
     whole = seen(opt, layer, 7, streams)
-    monkeypatch.setattr("zopro.population.layers.SCRATCH_BYTES", {"cpu": 2 * OUTS * INS * 4})
+    monkeypatch.setattr("zopro_kernels.room.SCRATCH_BYTES", {"cpu": 2 * OUTS * INS * 4})
     assert_same_bits(seen(opt, layer, 7, streams), whole, "two copies at a time")
 
 

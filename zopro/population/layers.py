@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,30 +16,7 @@ import zopro_kernels as zk
 from ..directions import Plan
 from .members import Members
 
-# Copies that are alive at a time: on a CPU what its second cache level holds, on a GPU little
-# beside a forward's own memory, in few launches.
-SCRATCH_BYTES = {"cpu": 1 << 19}
-OTHER_SCRATCH_BYTES = 1 << 24
-
-
-class Memory:
-    """Room for copies, used by one layer after the other."""
-
-    def __init__(self) -> None:
-        self._of: dict[torch.device, Tensor] = {}
-
-    def rows(self, device: torch.device, bytes_each: int) -> int:
-        """How many copies of so many bytes are made at a time: at least one."""
-        room = SCRATCH_BYTES.get(device.type, OTHER_SCRATCH_BYTES)
-        return max(1, room // max(bytes_each, 1))
-
-    def copies(self, count: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """[count, *shape] of the dtype and device of `like`, of any contents."""
-        size = count * math.prod(shape) * like.element_size()
-        kept = self._of.get(like.device)
-        if kept is None or kept.numel() < size:
-            kept = self._of[like.device] = torch.empty(size, dtype=torch.uint8, device=like.device)
-        return kept[:size].view(like.dtype).view(count, *shape)
+Memory = zk.Room  # of a population, for copies that are made
 
 
 @dataclass(eq=False)
@@ -58,33 +35,35 @@ class Source:
 
     def copies(self, members: Members, first: int, count: int) -> Tensor:
         """Members first .. first + count - 1 of theta + r z: [count, *shape], in shared memory."""
-        plan, t, p = self.plan, self.t, self.parameter.detach()
+        p, rows = self.parameter.detach(), slice(first, first + count)
         out = self.memory.copies(count, p.shape, p)
-        prev = self.family
-        if prev is None and plan.prev is not None:
-            prev = plan.prev[t]
-        v = None if plan.v is None else plan.v[t]
-        self._draw(out, p, members, members.floats[t], first, prev, v)
+        made = self._made(p, members.integers[rows], members.floats[self.t, rows])
+        zk.perturbed_into(replace(made, out=out.view(count, -1)), self.plan.backend)
         return out
+
+    def linear(self, x: Tensor, members: Members) -> Tensor:
+        """Each member's tokens x [G, T, in] times its copy of the weight: [G, T, out]."""
+        made = self._made(self.parameter.detach(), members.integers, members.floats[self.t])
+        return zk.linear_of(x, made, self.memory, self.plan.backend)
 
     def factors(self, members: Members, first: int, count: int) -> Tensor:
         """The factors of members' low-rank directions: [count, (out + in) rank]."""
         out = self.memory.copies(count, self.zeros.shape, self.zeros)
-        unit = torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0], device=out.device)
-        floats = unit.expand(len(members.integers), 5)
-        self._draw(out, self.zeros, members, floats, first, None, None)
+        unit = torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0], device=out.device).expand(count, 5)
+        made = self._made(self.zeros, members.integers[first : first + count], unit)
+        zk.perturbed_into(replace(made, out=out, prev=None, v=None), self.plan.backend)
         return out
 
-    def _draw(
-        self, out: Tensor, of: Tensor, members: Members, floats: Tensor, first: int, prev: Any,
-        v: Any,
-    ) -> None:  # fmt: skip
-        plan, rows = self.plan, slice(first, first + len(out))
-        copies = zk.Copies(
-            out.view(len(out), -1), of.reshape(-1), members.integers[rows], floats[rows],
-            plan.indices[self.t], 0, plan.distribution, plan.rounding == "stochastic", prev, v,
+    def _made(self, of: Tensor, integers: Tensor, floats: Tensor) -> zk.Copies:
+        """Copies of `of`, yet to be made."""
+        plan, t, prev = self.plan, self.t, self.family
+        if prev is None and plan.prev is not None:
+            prev = plan.prev[t]
+        v = None if plan.v is None else plan.v[t]
+        return zk.Copies(
+            None, of.reshape(-1), integers, floats, plan.indices[t], 0, plan.distribution,
+            plan.rounding == "stochastic", prev, v,
         )  # fmt: skip
-        zk.perturbed_into(copies, plan.backend)
 
 
 @dataclass(eq=False)
@@ -128,7 +107,7 @@ class Layer:
 
 
 class LinearLayer(Layer):
-    """nn.Linear: y_j = x_j (W + r Z_k(j))^T + b, in batched products over chunks of members."""
+    """nn.Linear: y_j = x_j (W + r Z_k(j))^T + b, by `zk.linear_of`."""
 
     def run(self, x: Tensor, members: Members) -> Tensor:
         if "weight" in self.sources:
@@ -141,15 +120,8 @@ class LinearLayer(Layer):
 
     def _products(self, x: Tensor, members: Members) -> Tensor:
         source, groups = self.sources["weight"], len(members.integers)
-        weight = source.parameter
-        x3, dtype = _cast(x.reshape(groups, -1, x.shape[-1])), _compute_dtype(x)
-        at_once = source.memory.rows(weight.device, weight.numel() * weight.element_size())
-        y = torch.empty((*x3.shape[:2], weight.shape[0]), dtype=dtype, device=x.device)
-        for first in range(0, groups, at_once):
-            part = slice(first, first + at_once)
-            copies = source.copies(members, first, min(at_once, groups - first)).to(dtype)
-            torch.bmm(x3[part], copies.transpose(1, 2), out=y[part])
-        return y.view(*x.shape[:-1], weight.shape[0])
+        y = source.linear(_cast(x.reshape(groups, -1, x.shape[-1])), members)
+        return y.view(*x.shape[:-1], y.shape[-1])
 
 
 class LowRankLayer(LinearLayer):
