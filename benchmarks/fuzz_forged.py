@@ -8,11 +8,13 @@ import random
 import struct
 import zlib
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any
 
 from fuzz_runs import Subject
 
 from zopro.steplog import Step, layout
+from zopro.steplog.coding import Coder
 
 WHOLE = (0, 1, 2, 3, 300, 2**16 - 1, 2**16, 2**16 + 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1)
 REAL = (0.0, 1.0, -1.0, 1e-3, 5e-324, 1e38, 1e39, 1e308, math.inf, -math.inf, math.nan)
@@ -39,26 +41,28 @@ def forged_records(subject: Subject, r: random.Random) -> tuple[int, bytes]:
     records = subject.log.records
     at = r.randrange(len(records))
     own = b"".join(subject.pieces[: at + 1])
+    coder = partial(Coder, subject.log.head, layout.last_crc(own), records[:at])
     while True:
         try:
-            return at, own + _followed(own, r.choice(FORGERIES)(records[at:], r))
+            return at, own + _followed(coder(), r.choice(FORGERIES)(records[at:], coder(), r))
         except (struct.error, OverflowError, TypeError, AttributeError, ValueError, IndexError):
             continue  # nothing that bytes can say
 
 
-def _followed(own: bytes, tail: list[Any]) -> bytes:
-    """The bytes of `tail`, records or frames without a checksum, after those of `own`."""
-    crc, out = layout.last_crc(own), b""
+def _followed(coder: Coder, tail: list[Any]) -> bytes:
+    """The bytes of `tail`, records or frames without a checksum, as `coder` goes on."""
+    out = b""
     for record in tail:
         if isinstance(record, bytes):
-            piece = record + struct.pack("<I", zlib.crc32(record, crc))
+            out += record + layout.CRC.pack(zlib.crc32(record, coder.crc))
+            coder.crc = layout.last_crc(out)
         else:
-            piece = layout.encode(record, crc)
-        crc, out = layout.last_crc(piece), out + piece
+            out += coder.encode(record)
+            coder.take(record, layout.last_crc(out))
     return out
 
 
-def changed(tail: list[Any], r: random.Random) -> list[Any]:
+def changed(tail: list[Any], coder: Coder, r: random.Random) -> list[Any]:
     """One to three fields of the first record have other values."""
     record = tail[0]
     for _ in range(r.choice((1, 1, 2, 3))):
@@ -66,18 +70,24 @@ def changed(tail: list[Any], r: random.Random) -> list[Any]:
     return [record, *tail[1:]]
 
 
-def noise(tail: list[Any], r: random.Random) -> list[Any]:
+def noise(tail: list[Any], coder: Coder, r: random.Random) -> list[Any]:
     """Bits of the first record's frame are flipped, its payload grows or shrinks."""
-    frame = bytearray(layout.encode(tail[0], 0)[:-4])
-    for _ in range(r.randint(1, 4)):
-        frame[r.randrange(len(frame))] ^= 1 << r.randrange(8)
+    frame = coder.encode(tail[0])[:-4]
+    begin = 4 if frame[2] & 128 else 3  # of the payload: lengths have one byte or two
+    kind, payload = bytearray(frame[:2]), bytearray(frame[begin:])
     if r.random() < 0.3:
-        frame[8:] = r.randbytes(r.choice((0, 7, 8, 44, 48, 52, 56, 60)))
-    frame[4:8] = (len(frame) - 8).to_bytes(4, "little")
-    return [bytes(frame), *tail[1:]]
+        payload[:] = r.randbytes(r.choice((0, 1, 2, 7, 8, 9, 12, 16, 17, 48, 60)))
+    for _ in range(r.randint(1, 4)):
+        part = r.choice((kind, payload, payload)) or kind
+        part[r.randrange(len(part))] ^= 1 << r.randrange(8)
+    return [bytes(kind) + _leb128(len(payload)) + bytes(payload), *tail[1:]]
 
 
-def moved(tail: list[Any], r: random.Random) -> list[Any]:
+def _leb128(n: int) -> bytes:
+    return bytes((n,)) if n < 128 else bytes((n & 127 | 128,)) + _leb128(n >> 7)
+
+
+def moved(tail: list[Any], coder: Coder, r: random.Random) -> list[Any]:
     """Records are exchanged, missing or doubled."""
     out, i, j = list(tail), r.randrange(len(tail)), r.randrange(len(tail))
     way = r.randrange(3)
@@ -90,7 +100,7 @@ def moved(tail: list[Any], r: random.Random) -> list[Any]:
     return out
 
 
-def busy(tail: list[Any], r: random.Random) -> list[Any]:
+def busy(tail: list[Any], coder: Coder, r: random.Random) -> list[Any]:
     """A step has many estimates, and the passes for them."""
     record = _with(tail[0], "estimates", r.choice((2, 5, 100)))
     return [_with(record, "passes", record.passes + 1000), *tail[1:]]

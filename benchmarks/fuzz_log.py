@@ -30,58 +30,65 @@ from zopro.steplog import Log, layout, read_log
 SECONDS = 30  # a replay that takes longer was asked for more than a log may ask
 
 
-def damaged(data: bytes, random_: random.Random, others: list[bytes]) -> tuple[str, bytes]:
+def damaged(data: bytes, random_: random.Random, pieces: list[bytes]) -> tuple[str, bytes]:
     """`data` after one to three injuries, and the kind of the first."""
     out, first = bytearray(data), ""
     for _ in range(random_.choice((1, 1, 2, 3))):
         kind = random_.choice(INJURIES)
         first = first or kind.__name__
-        kind(out, random_, others)
+        kind(out, random_, pieces)
     return first, bytes(out)
 
 
-def bits(out: bytearray, r: random.Random, _: list[bytes]) -> None:
+def spot(out: bytearray, r: random.Random, pieces: list[bytes]) -> int:
+    """Where an injury is, up to the length of `out`: half of them anywhere, half behind the head,
+    which is longer than all the records."""
+    return r.randint(r.choice((0, min(len(pieces[0]), len(out)))), len(out))
+
+
+def bits(out: bytearray, r: random.Random, pieces: list[bytes]) -> None:
     """One to eight bits are flipped."""
     for _i in range(r.randint(1, 8)):
-        if out:
-            out[r.randrange(len(out))] ^= 1 << r.randrange(8)
+        at = spot(out, r, pieces)
+        if at < len(out):
+            out[at] ^= 1 << r.randrange(8)
 
 
-def cut(out: bytearray, r: random.Random, _: list[bytes]) -> None:
+def cut(out: bytearray, r: random.Random, pieces: list[bytes]) -> None:
     """The end is missing."""
-    del out[r.randrange(len(out) + 1) :]
+    del out[spot(out, r, pieces) :]
 
 
-def hole(out: bytearray, r: random.Random, _: list[bytes]) -> None:
+def hole(out: bytearray, r: random.Random, pieces: list[bytes]) -> None:
     """Bytes in the middle are missing."""
-    at = r.randrange(len(out) + 1)
+    at = spot(out, r, pieces)
     del out[at : at + r.randint(1, 200)]
 
 
-def inserted(out: bytearray, r: random.Random, _: list[bytes]) -> None:
+def inserted(out: bytearray, r: random.Random, pieces: list[bytes]) -> None:
     """Bytes that are not its own stand in the middle or at the end."""
-    at = r.randrange(len(out) + 1)
+    at = spot(out, r, pieces)
     out[at:at] = r.randbytes(r.randint(1, 100))
 
 
-def doubled(out: bytearray, r: random.Random, others: list[bytes]) -> None:
+def doubled(out: bytearray, r: random.Random, pieces: list[bytes]) -> None:
     """A whole record (or the head) stands once more, anywhere."""
-    at = r.randrange(len(out) + 1)
-    out[at:at] = r.choice(others)
+    at = spot(out, r, pieces)
+    out[at:at] = r.choice(pieces)
 
 
-def removed(out: bytearray, r: random.Random, others: list[bytes]) -> None:
+def removed(out: bytearray, r: random.Random, pieces: list[bytes]) -> None:
     """A whole record is missing."""
-    found = out.find(record := r.choice(others))
+    found = out.find(record := r.choice(pieces))
     if found >= 0:
         del out[found : found + len(record)]
 
 
-def lengths(out: bytearray, r: random.Random, _: list[bytes]) -> None:
-    """Four bytes are a number at the edge of what a length may be."""
-    at = r.randrange(max(1, len(out) - 4))
-    value = r.choice((0, 1, 7, 2**16, 2**31 - 1, 2**31, 2**32 - 1, len(out)))
-    out[at : at + 4] = value.to_bytes(4, "little")
+def lengths(out: bytearray, r: random.Random, pieces: list[bytes]) -> None:
+    """One to four bytes are a number at the edge of what a length may be."""
+    at, size = spot(out, r, pieces), r.choice((1, 1, 2, 4))
+    value = r.choice((0, 1, 7, 127, 128, 2**16, 2**31 - 1, 2**31, 2**32 - 1, len(out)))
+    out[at : at + size] = (value % 256**size).to_bytes(size, "little")
 
 
 INJURIES = (bits, cut, hole, inserted, doubled, removed, lengths)

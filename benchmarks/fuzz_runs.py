@@ -46,7 +46,7 @@ def trained(path: Path, steps: int, dtype: torch.dtype, storage: str, **options)
     for part, end in enumerate(STEPS):
         if opt.step_count == steps:
             break
-        with StepLog(path, opt):
+        with StepLog(path, opt, frozen={"rest": torch.ones(2)}):
             for i in range(opt.step_count, min(end, steps)):
                 if i == STEPS[0] * part + part:
                     opt.set_targets([torch.ones(3), torch.ones(2)], steps=9, storage=storage)

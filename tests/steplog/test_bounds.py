@@ -9,6 +9,7 @@ from steplog.runs import Run
 
 from zopro import replay
 from zopro.steplog import layout, read_log
+from zopro.steplog.coding import Coder
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +21,11 @@ def forged(run, change, kind):
     """The run's log, read, after `change` of its last record of a `kind`."""
     log, data = read_log(run.path), run.path.read_bytes()
     at = max(i for i, r in enumerate(log.records) if isinstance(r, kind))
-    new = data[: log.ends[at - 1]]
+    new = data[: [log.begin, *log.ends][at]]
+    coder = Coder(log.head, layout.last_crc(new), log.records[:at])
     for record in (change(log.records[at]), *log.records[at + 1 :]):
-        new += layout.encode(record, layout.last_crc(new))
+        new += coder.encode(record)
+        coder.take(record, layout.last_crc(new))
     return read_log(new), log.records[:at]
 
 
@@ -42,9 +45,15 @@ def first_move(**fields):
     (layout.Step, {"lr": (math.inf, 0.1)}, "not finite"),
     (layout.Step, {"d": math.nan}, "not finite"),
     (layout.Moves, {"d": math.inf}, "not finite"),
-    (layout.Moves, first_move(where=layout.FREE, count=2**31, scale=(1.0, 1.0)), "direction"),
-    (layout.Moves, first_move(where=layout.FREE, count=2**16 + 1, scale=(1.0, 1.0)), "direction"),
-    (layout.Moves, first_move(where=layout.FREE, count=1, scale=(math.nan, 1.0)), "not finite"),
+    (layout.Moves, first_move(where=layout.FREE, stream=1, scale=(1.0, 1.0)), "direction"),
+    (layout.Moves, first_move(where=layout.CALIBRATION, stream=4, scale=(1.0, 1.0)), "direction"),
+    (layout.Moves, first_move(where=layout.PLUS, stream=-1), "direction"),
+    (layout.Moves, first_move(where=5), "direction"),
+    (layout.Moves, first_move(where=layout.FREE, scale=(math.nan, 1.0)), "not finite"),
+    (layout.Groups, {"eps": (math.nan, 1.0)}, "not finite"),
+    (layout.Groups, {"weight_decay": (0.0, -math.inf)}, "not finite"),
+    (layout.Step, {"passes": 0}, "out of order"),
+    (layout.Step, {"passes": 2**64 + 3}, "out of order"),
 ])  # fmt: skip
 def test_numbers_that_no_run_writes_are_cut(run, kind, change, words):
     if isinstance(change, dict):

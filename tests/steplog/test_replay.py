@@ -167,20 +167,6 @@ def test_a_closure_that_raises(tmp_path, restore):
     assert same_bits(base, params)
 
 
-def test_a_record_is_short(tmp_path):
-    """Two groups that share their lr, one direction: what Hugging Face's Trainer makes."""
-    sizes = []
-    for steps in (10, 110):
-        params = parameters((4,), (3,))
-        opt = ZOPrO([{"params": [params[0]], "weight_decay": 0.1}, {"params": [params[1]]}])
-        with StepLog(tmp_path / str(steps), opt):
-            for i in range(steps):
-                opt.param_groups[0]["lr"] = opt.param_groups[1]["lr"] = 1e-3 / (1 + i)
-                opt.step(quadratic(params))
-        sizes.append((tmp_path / str(steps)).stat().st_size)
-    assert (sizes[1] - sizes[0]) / 100 < 64
-
-
 @pytest.mark.parametrize("every", (False, True))
 def test_what_a_kill_leaves(tmp_path, every):
     """Without close: all steps but the one before the one in hand, or all."""

@@ -12,6 +12,7 @@ from trainer.tiny_llama import build_model, tokens
 from trainer.tiny_trainer import trainer
 from transformers import LlamaForCausalLM
 
+from zopro import StepLog, ZOPrO
 from zopro.cli import main
 from zopro.steplog import read_log
 
@@ -73,7 +74,17 @@ def test_what_a_run_did_not_train_is_told(tmp_path, capsys):
     trainer(run, model, max_steps=1).train()
     count = len(list(model.parameters())) - len(norms)
     replayed(base, run, tmp_path / "end")
-    assert f"zopro: {count} tensors that the log does not train" in capsys.readouterr().err
+    said = f"{count} tensors that the run left frozen are those of {base}"
+    assert said in capsys.readouterr().out
+    params = [p for p in model.parameters() if p.requires_grad]
+    StepLog(tmp_path / "bare.zolog", ZOPrO([(n, p) for n, p in model.named_parameters()])).close()
+    log = read_log(tmp_path / "bare.zolog")
+    assert len(params) == len(log.head.parameters) and log.head.frozen is None
+    model.save_pretrained(tmp_path / "bare")
+    argv = [str(tmp_path / "bare"), str(tmp_path / "bare.zolog"), "--out", str(tmp_path / "x")]
+    assert main(["replay", *argv]) == 0
+    said = f"zopro: {count} tensors that the log does not train"
+    assert said in capsys.readouterr().err
 
 
 def test_an_adapter_begins_from_its_kept_start(tmp_path):

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TextIO
 
 from .errors import CommandError, Parser
@@ -22,6 +23,8 @@ def _parser() -> Parser:
     add("paths", nargs="+", metavar="BASE LOG", help="BASE: the folder of the model or adapter "
         "that the run started from, or a safetensors file; LOG: its steps.zolog")  # fmt: skip
     add("--out", help="folder to write, like BASE")
+    add("--model", help="model below the adapter BASE, whose weights the run left frozen (default: "
+        "the one that BASE names, where it is here)")  # fmt: skip
     add("--step", type=int, help="weights after so many steps (default: all in the log)")
     add("--backend", help="reference, cpu, triton or cuda (default: by device)")
     add("--device", default="cpu", help="where to rebuild them (default: cpu)")
@@ -68,15 +71,57 @@ def _rebuild(log: Any, given: Any) -> None:
 
     base = Base(given.paths[0])
     base.check_out(given.out)  # before the work, not after it
+    _compare_frozen(log.head.frozen, base, given.model)
     tensors = base.tensors(log.head.parameters, given.device)
     digest = replay(log, tensors, given.step, backend=given.backend)
     out = base.write(given.out, tensors)
     steps = log.steps if given.step is None else given.step
     print(f"{out}: the weights after step {steps}, SHA-256 {digest}")
-    if others := base.others(log.head.parameters):
-        # The log has no digest of what the run did not train.
+    if log.head.frozen is None and (others := base.others(log.head.parameters)):
         print(f"zopro: {len(others)} tensors that the log does not train ({others[0]}, ...) are "
-              f"those of {base.path} and compared with nothing", file=sys.stderr)  # fmt: skip
+              f"those of {base.path} and compared with nothing: the log has no digests of what the "
+              "run left frozen", file=sys.stderr)  # fmt: skip
+
+
+def _compare_frozen(frozen: Any, base: Any, model: str | None) -> None:
+    """ValueError where the run left other weights frozen than those of its base; says what was
+    compared, and what was not."""
+    from zopro.steplog.frozen import Compared, compare
+
+    if not frozen:
+        return
+    below, why = _model(base, model)
+    found = Compared(0, tuple(e.name for e in frozen)) if below is None else compare(frozen, below)
+    if found.equal:
+        print(f"{found.equal} tensors that the run left frozen are those of {below.path}")
+    if found.left:
+        print(f"zopro: {len(found.left)} tensors that the run left frozen ({found.left[0]}, ...) "
+              f"were compared with nothing: {why}", file=sys.stderr)  # fmt: skip
+
+
+def _model(base: Any, model: str | None) -> tuple[Any, str]:
+    """Where the frozen tensors lie, and why one of them cannot be found."""
+    from zopro.steplog.base import Base
+
+    if model is not None or not base.adapter:
+        found = base if model is None else Base(model)
+        return found, f"{found.path} has them in another form, or not at all"
+    name, hint = base.below(), "name the model below the adapter by --model"
+    if name is None:
+        return None, f"{base.path} names no model; {hint}"
+    try:
+        found = Base(name if Path(name).is_dir() else _cached(name))
+    except (OSError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        return None, f"{base.path} is an adapter of {name}, which is not here ({first}); {hint}"
+    return found, f"{found.path} has them in another form, or not at all"
+
+
+def _cached(name: str) -> str:
+    """The folder of a hub's model that was downloaded before; OSError or ValueError without one."""
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(name, local_files_only=True)
 
 
 def _rows(log: Any) -> Iterator[dict[str, Any]]:

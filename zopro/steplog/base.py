@@ -35,6 +35,14 @@ class Base:
             with _opened(file) as held:
                 self._where |= dict.fromkeys(held.keys(), file)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._where
+
+    def tensor(self, key: str) -> Tensor:
+        """That of a name in the files, on the CPU, in their dtype."""
+        with _opened(self._where[key]) as held:
+            return held.get_tensor(key)
+
     def key(self, name: str) -> str:
         """The name in the files of a parameter: its own, or PEFT's, which leaves the adapter out.
 
@@ -57,13 +65,25 @@ class Base:
         """The tensors that are none of `parameters`, by their names in the files."""
         return sorted(self._where.keys() - {self.key(p.name) for p in parameters})
 
+    def below(self) -> str | None:
+        """Of an adapter's folder: the model that it names as its base, a path or a hub's name."""
+        file = self.path / "adapter_config.json"
+        try:
+            name = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        except (OSError, ValueError, AttributeError):
+            return None
+        return name if isinstance(name, str) and name else None
+
+    @property
+    def adapter(self) -> bool:
+        """Whether this is an adapter's folder."""
+        return (self.path / "adapter_config.json").is_file()
+
     def tensors(self, parameters: Iterable[f.Parameter], device: str = "cpu") -> dict[str, Tensor]:
         """The parameters by name, in the dtypes of the log, on `device`."""
         found = {}
         for p in parameters:
-            key = self.key(p.name)
-            with _opened(self._where[key]) as held:
-                tensor = held.get_tensor(key)
+            tensor = self.tensor(self.key(p.name))
             found[p.name] = tensor.to(device, getattr(torch, p.dtype), copy=True)
         return found
 

@@ -6,10 +6,11 @@ step itself, captured with it, write them into a row of a ring there; the host r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import checks
 from ..devices import capturing, common_device, moved
@@ -47,10 +48,10 @@ class CapturedStepLog(StepLog):
 
     def __init__(
         self, path: str | Path, optimizer: Engine, *, rows: int = ROWS,
-        fsync_seconds: float | None = None,
+        fsync_seconds: float | None = None, frozen: nn.Module | Mapping[str, Tensor] | None = None,
     ) -> None:  # fmt: skip
         self._rows = checks.integer("rows", rows, 1)
-        super().__init__(path, optimizer, fsync_seconds=fsync_seconds)
+        super().__init__(path, optimizer, fsync_seconds=fsync_seconds, frozen=frozen)
         width = FIXED + self._head.options.num_directions + 1 + 4 * self._head.groups
         device = common_device(optimizer._indices)
         # -1: no step's row; None: a step could not be told, and no later one can.

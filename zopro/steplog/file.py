@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..files import sync_one, unwritable, write_beside
 from . import layout as f
+from .coding import Coder
 from .reader import Log, read_log
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class LogFile:
     def __init__(self, path: Path, fsync_seconds: float | None, now: f.Head) -> None:
         self._path, self._every, self._synced = path, fsync_seconds, time.monotonic()
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file, self._crc = _locked(path), 0
+        self._file = _locked(path)
         try:
             if not self._go_on(now):
                 self._begin(now)
@@ -47,7 +48,9 @@ class LogFile:
                            self._path, old.name)  # fmt: skip
             write_beside(old, self._path.read_bytes())
             self._file.truncate(0)
-        self._append(f.encode_head(head))
+        data = f.encode_head(head)
+        self._append(data)
+        self._coder = Coder(head, f.last_crc(data))
         self.sync()
         sync_one(self._path.parent)  # its name
 
@@ -70,14 +73,17 @@ class LogFile:
                            self._path, now.steps, size - end,
                            f" ({log.cut})" if log.cut else "")  # fmt: skip
         self._file.seek(end - 4)
-        self._crc = f.last_crc(self._file.read(4))
+        crc = f.last_crc(self._file.read(4))
+        self._coder = Coder(log.head, crc, log.records[:kept])
         self._file.truncate(end)
         self.write(f.Resume(now.steps, now.passes, now.digest, now.seed, now.options))
         return True
 
     def write(self, record: f.Record) -> None:
         """Appends `record`. Raises OSError, with the file as it was before."""
-        self._append(f.encode(record, self._crc))
+        data = self._coder.encode(record)
+        self._append(data)
+        self._coder.take(record, f.last_crc(data))
         if self._every is not None and time.monotonic() - self._synced >= self._every:
             self.sync()
 
@@ -105,7 +111,6 @@ class LogFile:
             with contextlib.suppress(OSError):
                 self._file.truncate(state.st_size)
             raise unwritable(self._path, error) from error
-        self._crc = f.last_crc(data)
 
 
 def _locked(path: Path) -> FileIO:
@@ -141,7 +146,8 @@ def _kept(log: Log, now: f.Head) -> int | None:
         parameters = tuple(replace(p, digest=head.digest) for p in h.parameters)
         return h.law, h.groups, parameters
 
-    if what(head) != what(now):
+    rest = head.frozen is None or now.frozen is None or head.frozen == now.frozen
+    if what(head) != what(now) or not rest:
         return None
     if now.steps == head.steps:
         # Begun anew: what the log has of the run's steps is not this process's to cut.

@@ -4,7 +4,9 @@ All numbers are little-endian. A record's CRC-32 goes on from that of the record
 first's from the head's: a record that is missing, doubled, moved or of another log shows.
 
     head    magic 8s, version u16, 0 u16, length u32, JSON, crc u32
-    record  kind u8, flags u8, count u16, length u32, payload, crc u32
+    record  kind u8, flags u8, length (LEB128), payload, crc u32
+
+Payloads are coding.py's.
 """
 
 from __future__ import annotations
@@ -12,26 +14,19 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from .. import checks
 from ..digests import joined
 
-MAGIC, VERSION = b"\x89ZOLOG\r\n", 1
+MAGIC, VERSION = b"\x89ZOLOG\r\n", 2
 DTYPES = ("float32", "bfloat16", "float16")
 STEP, OPTIONS, TARGETS, MOVES, MARK, RESUME = range(1, 7)
 MOST_GROUPS = MOST_DIRECTIONS = MOST_ESTIMATES = 2**16  # what a replay has to do is bounded
-SKIPPED, APART, LR_EACH, AHEAD = 1, 2, 4, 8  # flags of a step
-HOME, PLUS, MINUS, FREE = range(4)  # where a pass leads
+HOME, PLUS, MINUS, FREE, CALIBRATION = range(5)  # where a pass leads
 
-_PREFIX = struct.Struct("<8sHHI")
-_FRAME = struct.Struct("<BBHI")
-_CRC = struct.Struct("<I")
-_STEP = struct.Struct("<QQIdd")  # step, passes, estimates, lr, d
-_MOVE = struct.Struct("<HHIQ")  # where, stream, directions of the plan, seed
-_MARK = struct.Struct("<QQ32s")
+PREFIX, CRC = struct.Struct("<8sHHI"), struct.Struct("<I")
 
 
 def check_digest(text: str) -> None:
@@ -57,6 +52,21 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Frozen:
+    """A tensor of the model that the run left as it was, with the SHA-256 of its bits; None: bits
+    that could not be read."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    digest: str | None
+
+    def __post_init__(self) -> None:
+        if self.digest is not None:
+            check_digest(self.digest)
+
+
+@dataclass(frozen=True)
 class Options:
     """What of the optimizer holds for all steps of one process."""
 
@@ -77,7 +87,8 @@ class Options:
 @dataclass(frozen=True)
 class Head:
     """What a log says of the run's start: `steps` and `passes` are the optimizer's counters then,
-    `digest` the SHA-256 over the parameters' digests."""
+    `digest` the SHA-256 over the parameters' digests; `frozen` is None where nothing was said of
+    the rest of the model."""
 
     law: int
     seed: int
@@ -87,6 +98,7 @@ class Head:
     options: Options
     parameters: tuple[Parameter, ...]
     digest: str
+    frozen: tuple[Frozen, ...] | None = None
 
     def __post_init__(self) -> None:
         check_digest(self.digest)
@@ -102,9 +114,10 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step: its number, the counter of passes after it, one lr or one a group, the targets'
-    weight d, K slopes (change of the loss per eps z). `apart`: each estimate returned to theta.
-    next_d: with lookahead, the d of the next step's direction, to which the update led."""
+    """A step: its number, the counter of passes after it, one lr (of all groups, where they are
+    the same) or one a group, the targets' weight d, K slopes (change of the loss per eps z).
+    apart: each estimate returned to theta. next_d: with lookahead, the d of the next step's
+    direction, to which the update led."""
 
     step: int
     passes: int
@@ -145,13 +158,12 @@ class Aim:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A pass in place: HOME, to theta +- eps z_stream (PLUS, MINUS) of the next step, or (FREE) to
-    theta + scale z with the direction `stream` of `count` under `seed`, a scale a group."""
+    """A pass in place: HOME, to theta +- eps z (PLUS, MINUS) of the next step's direction `stream`,
+    or to theta + scale z of that (FREE) or of a direction that eps="auto" tries (CALIBRATION), a
+    scale a group."""
 
     where: int
     stream: int = 0
-    count: int = 0
-    seed: int = 0
     scale: tuple[float, ...] = ()
 
 
@@ -189,44 +201,18 @@ class Resume:
 Record = Step | Groups | Aim | Moves | Mark | Resume
 
 
-def _json(value: Any) -> bytes:
+def json_bytes(value: Any) -> bytes:
+    """`value` as compact JSON; ValueError for NaN and infinity."""
     return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
 
 
 def encode_head(head: Head) -> bytes:
     """The bytes of a head."""
-    text = _json(asdict(head))
-    data = _PREFIX.pack(MAGIC, VERSION, 0, len(text)) + text
-    return data + _CRC.pack(zlib.crc32(data))
-
-
-def encode(record: Record, crc: int) -> bytes:
-    """The bytes of a record after one whose CRC-32 is `crc`; they end with its own."""
-    kind, flags, count, payload = _packed(record)
-    data = _FRAME.pack(kind, flags, count, len(payload)) + payload
-    return data + _CRC.pack(zlib.crc32(data, crc))
+    text = json_bytes(asdict(head))
+    data = PREFIX.pack(MAGIC, VERSION, 0, len(text)) + text
+    return data + CRC.pack(zlib.crc32(data))
 
 
 def last_crc(data: bytes) -> int:
     """The CRC-32 that a head's or record's bytes end with."""
-    return _CRC.unpack(data[-4:])[0]
-
-
-def _packed(r: Record) -> tuple[int, int, int, bytes]:
-    if isinstance(r, Step):
-        flags = SKIPPED * r.skipped | APART * r.apart | LR_EACH * (len(r.lr) > 1)
-        flags |= AHEAD * (r.next_d is not None)
-        more = [] if r.next_d in (None, r.d) else [r.next_d]
-        fixed = _STEP.pack(r.step, r.passes, r.estimates, r.lr[0], r.d)
-        return STEP, flags, len(r.slopes), fixed + _doubles([*r.slopes, *r.lr[1:], *more])
-    if isinstance(r, Moves):
-        rows = [_MOVE.pack(m.where, m.stream, m.count, m.seed) + _doubles(m.scale) for m in r.moves]
-        return MOVES, 0, 0, _doubles([r.d]) + b"".join(rows)
-    if isinstance(r, Mark):
-        return MARK, 0, 0, _MARK.pack(r.steps, r.passes, bytes.fromhex(r.digest))
-    kind = {Groups: OPTIONS, Aim: TARGETS, Resume: RESUME}[type(r)]
-    return kind, 0, 0, _json(asdict(r))
-
-
-def _doubles(values: Sequence[float]) -> bytes:
-    return struct.pack(f"<{len(values)}d", *values)
+    return CRC.unpack(data[-4:])[0]

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import checks
+from .. import auto_eps, checks
 from ..devices import numbers
 from ..digests import digest_each, joined
 from ..optimizer import ZOPrO
+from ..seeds import CALIBRATION, DIRECTION
 from ..targets import Targets
 from . import layout as f
 from .aims import load_aim
@@ -217,14 +218,16 @@ class _Player:
         for move in moves:
             if move.where == f.HOME:
                 opt._weights.home()
-            elif move.where != f.FREE:
+            elif move.where in (f.PLUS, f.MINUS):
                 eps = plan.eps if move.where == f.PLUS else -plan.eps
                 opt._weights.move(plan, plan.directions[move.stream], eps)
             else:
-                key = move.seed, move.count
-                if key not in plans:
-                    plans[key] = opt._build_plan(*key)
-                other = plans[key]
+                if move.where not in plans:
+                    calibrates = move.where == f.CALIBRATION
+                    seed = opt._step_seed(CALIBRATION if calibrates else DIRECTION)
+                    count = auto_eps.DIRECTIONS if calibrates else opt._num_directions
+                    plans[move.where] = opt._build_plan(seed, count)
+                other = plans[move.where]
                 scale = numbers([move.scale[g] for g in other.group_of], other.device)
                 opt._weights.move(other, other.directions[move.stream], scale)
 

@@ -11,6 +11,7 @@ from ..directions import Plan
 from ..engine import Engine
 from ..measure import Record as Taken
 from ..restore import Place
+from ..seeds import CALIBRATION, DIRECTION, derive_seed
 from . import layout as f
 
 Trace = Sequence[tuple[Plan, Place]]
@@ -41,7 +42,7 @@ class Waiting:
         self._groups = [
             (g["eps"], float(g["weight_decay"]), bool(g["maximize"])) for g in opt.param_groups
         ]
-        self._seed = plan.directions[0].seed
+        self._seeds = _seeds(opt, taken.step)
         self._first = first
         columns = list(self._first.values())
         self._passed, scales = _passed(trace[:-1], columns)
@@ -74,16 +75,16 @@ class Waiting:
     def _by_group(self, values, absent: Sequence[float]) -> tuple[float, ...]:
         return tuple(next(values) if g in self._first else x for g, x in enumerate(absent))
 
-    def _move(self, passed: tuple[int, int, int] | None, values, eps: tuple) -> f.Move:
+    def _move(self, passed: tuple[int, int] | None, values, eps: tuple) -> f.Move:
         if passed is None:
             return f.Move(f.HOME)
-        seed, stream, count = passed
+        seed, stream = passed
         scale = self._by_group(values, [0.0] * len(eps))
-        if seed == self._seed:
+        if self._seeds[seed] == f.FREE:
             for where, sign in ((f.PLUS, 1.0), (f.MINUS, -1.0)):
                 if all(scale[g] == sign * eps[g] for g in self._first):
                     return f.Move(where, stream)
-        return f.Move(f.FREE, stream, count, seed, scale)
+        return f.Move(self._seeds[seed], stream, scale)
 
     def _is_usual(self, moves: list[f.Move], apart: bool) -> bool:
         usual = list(usual_moves(self._count, self._two_sided, self._estimates, apart))
@@ -106,17 +107,25 @@ def usual_moves(directions: int, two_sided: bool, estimates: int, apart: bool):
 
 def free_moves(opt: Engine, first: dict[int, int], trace: Trace) -> f.Moves:
     """Passes in place that no step followed yet. Waits for the device."""
-    count, moves = len(opt.param_groups), []
+    count, moves, seeds = len(opt.param_groups), [], _seeds(opt, opt._step_count)
     for plan, place in trace:
         (passed,), scales = _passed([(plan, place)], list(first.values()))
         if passed is None:
             moves.append(f.Move(f.HOME))
             continue
-        seed, stream, size = passed
+        seed, stream = passed
         found = dict(zip(first, scales[0].tolist()))
         scale = tuple(found.get(g, 0.0) for g in range(count))
-        moves.append(f.Move(f.FREE, stream, size, seed, scale))
+        moves.append(f.Move(seeds[seed], stream, scale))
     return f.Moves(_weight(opt), tuple(moves))
+
+
+def _seeds(opt: Engine, step: int) -> dict[int, int]:
+    """What a pass along a direction is, by the direction's seed."""
+    return {
+        derive_seed(opt._seed, CALIBRATION, step): f.CALIBRATION,
+        derive_seed(opt._seed, DIRECTION, step): f.FREE,
+    }
 
 
 class _Host:
@@ -145,18 +154,16 @@ def first_of_groups(group_of: list[int]) -> dict[int, int]:
     return {g: group_of.index(g) for g in sorted(set(group_of))}
 
 
-def _passed(
-    trace: Trace, columns: list[int]
-) -> tuple[list[tuple[int, int, int] | None], list[Tensor]]:
-    """(seed, stream, directions of the plan) of each pass, None for home; the scales of the
+def _passed(trace: Trace, columns: list[int]) -> tuple[list[tuple[int, int] | None], list[Tensor]]:
+    """(seed, stream) of each pass, None for home; the scales of the
     others, fp64 [len(columns)] each."""
     passed, scales = [], []
-    for plan, place in trace:
+    for _, place in trace:
         if not place.terms:
             passed.append(None)
             continue
         ((direction, scale),) = place.terms
-        passed.append((direction.seed, direction.stream, len(plan.directions)))
+        passed.append((direction.seed, direction.stream))
         scales.append(scale)
     if not scales:
         return passed, []

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 import zopro_kernels as zk
 
@@ -18,6 +18,7 @@ from ..measure import Record as Taken
 from . import layout as f
 from .aims import save_aim
 from .file import LogFile
+from .frozen import frozen_of
 from .waiting import Waiting, first_of_groups, free_moves
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,9 @@ class StepLog:
     The optimizer's state_dict() writes what is waiting and a mark of the weights, so a checkpoint
     never is ahead of the log.
 
+    frozen: the model (or tensors by name) of which the optimizer trains a part: the head then has
+    digests of the rest too, which `zopro replay` compares with its BASE. It is read once, now.
+
     Raises RuntimeError where steps cannot be replayed: other parameters than at the start, a state
     loaded meanwhile; where another StepLog writes the file; OSError where it
     cannot be written, or was removed.
@@ -57,6 +61,7 @@ class StepLog:
         *,
         every_step: bool = False,
         fsync_seconds: float | None = None,
+        frozen: nn.Module | Mapping[str, Tensor] | None = None,
     ) -> None:
         optimizer._idle("StepLog", no_estimates=True)
         if optimizer._capturable is not self.captured:
@@ -69,7 +74,7 @@ class StepLog:
             raise RuntimeError("the optimizer writes a step log already: close() that one first")
         self.path = Path(path)
         self._opt, self._every = optimizer, every_step
-        self._head = head_of(optimizer)
+        self._head = head_of(optimizer, frozen)
         self._indices = [p.index for p in self._head.parameters]
         self._group_of = [p.group for p in self._head.parameters]
         self._first = first_of_groups(self._group_of)
@@ -203,8 +208,9 @@ class StepLog:
         self._file.write(step)
 
 
-def head_of(optimizer: Engine) -> f.Head:
-    """What a log that begins now says of `optimizer` and its weights. Reads all of them."""
+def head_of(optimizer: Engine, frozen: nn.Module | Mapping[str, Tensor] | None = None) -> f.Head:
+    """What a log that begins now says of `optimizer`, its weights and the rest of the model,
+    `frozen`. Reads all of them."""
     members = optimizer._members()
     digests = digest_each(p for p, _, _ in members)
     options = f.Options(
@@ -233,4 +239,5 @@ def head_of(optimizer: Engine) -> f.Head:
             for i, ((p, name, group), digest) in enumerate(zip(members, digests))
         ),
         digest=joined(digests),
+        frozen=None if frozen is None else frozen_of(frozen, (p for p, _, _ in members)),
     )

@@ -36,7 +36,7 @@ class LogSteps(TrainerCallback):
             with told(folder / START):
                 model.save_pretrained(folder / START, selected_adapters=model.active_adapters)
                 sync_folder(folder / START)
-        self._log = StepLog(folder / NAME, zopro, every_step=True)
+        self._log = StepLog(folder / NAME, zopro, every_step=True, frozen=model)
 
     def on_train_end(self, args, state, control, **kwargs):
         # The best checkpoint's weights, where they have been loaded, are not the last step's.
