@@ -59,6 +59,8 @@ BASE: dict[str, Any] = {
     "first_lr": 0.03,
     "schedule": "linear",  # of the previous update's weight; "zero" keeps it 0
     "aim_lr": None,  # the learning rate of the aimed iterations; None: lr
+    "population": 0,  # directions scored in one forward; 0: `directions` one after another
+    "family": 0,  # zopro: later iterations are along so many updates of those before; 0: targeted
     "clip": None,  # PPO's; None: 0.2 for rloo, none for forwards (it cuts off one perturbed loss)
 }
 

@@ -11,7 +11,15 @@ METHODS = {
     "spsa": "SPSA (plain)",
     "rloo": "RLOO, AdamW",
     "zopro_first_order": "ZOPrO, begun by RLOO",
+    "one_direction": "One direction",
+    "population": "Population",
+    "family": "Targeted family",
 }
+# What learning_run.py calls them, where it is not the same: settings tell them apart.
+KINDS = {
+    "zopro_first_order": "zopro", "one_direction": "spsa", "population": "spsa", "family": "zopro",
+}  # fmt: skip
+USUAL = ("zopro", "spsa", "rloo", "zopro_first_order")  # of a comparison
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -47,6 +55,12 @@ def start_reward(result: dict[str, Any]) -> float:
 def method_of(run: dict[str, Any]) -> str:
     """The run's name among METHODS."""
     s = run["settings"]
+    if s.get("family"):
+        return "family"
+    if s["method"] == "spsa" and s.get("population"):
+        return "population"
+    if s["method"] == "spsa" and s.get("directions") == 1:
+        return "one_direction"
     return s["method"] + ("_first_order" if s.get("first") else "")
 
 

@@ -11,18 +11,25 @@ from typing import Any
 from document import load, markdown, source
 from learning_stats import METHODS, by_label, interval, method_of, reward_at, signed, start_reward
 
+AGAINST = (  # differences that a comparison states
+    ("zopro", "spsa"), ("zopro", "rloo"), ("zopro_first_order", "rloo"),
+    ("population", "one_direction"), ("family", "population"), ("population", "rloo"),
+)  # fmt: skip
 FIRST_ORDER = ("train", "lr", "batch", "sweeps")
-PLAIN = (*FIRST_ORDER, "eps", "directions")
+PLAIN = (*FIRST_ORDER, "eps", "directions", "estimator")
 TARGETED = (*PLAIN, "iterations", "schedule", "aim_lr", "first", "first_lr")
+MANY = ("population", "family")  # where they are not 0
 
 
 def settings_of(run: dict[str, Any]) -> str:
     s = run["settings"]
     names = {"rloo": FIRST_ORDER, "spsa": PLAIN, "zopro": TARGETED}[s["method"]]
+    if s.get("population"):
+        names = [n for n in names if n not in ("directions", "schedule")] + [*MANY]
     if not s.get("first"):
         names = [n for n in names if n != "first_lr"]
     return ", ".join(f"{n} {s[n]:.4g}" if isinstance(s[n], float) else f"{n} {s[n]}"
-                     for n in names if s.get(n) is not None)  # fmt: skip
+                     for n in names if s.get(n) not in (None, 0, "one_sided"))  # fmt: skip
 
 
 def compare_rows(result: dict[str, Any]) -> list[list[str]]:
@@ -129,14 +136,15 @@ def comparison(name: str) -> str:
         "time",
     ]
     runs, s = by_label(result), result["runs"][0]["settings"]
-    pairs = [("zopro", "spsa"), ("zopro", "rloo"), ("zopro_first_order", "rloo")]
+    pairs = [(a, b) for a, b in AGAINST if a in runs and b in runs]
+    seeds = len(next(iter(runs.values())))
     versus = "; ".join(
         f"{METHODS[a]} minus {METHODS[b]}: {difference(result, a, b)}" for a, b in pairs
     )
     note = (
         f"Gain of the mean reward ({s['task']}) over the start's "
         f"{start_reward(result):.4f} on {len(result['runs'][0]['rewards']):,} test prompts, "
-        f"mean and 95 % interval over {len(runs['zopro'])} seeds, after {s['seconds']:g} s of one "
+        f"mean and 95 % interval over {seeds} seeds, after {s['seconds']:g} s of one "
         f"core. {versus}. KL from the start in nats a response; peak memory over the loaded model."
     )
     table = markdown(head, compare_rows(result))

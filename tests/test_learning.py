@@ -12,11 +12,11 @@ import torch
 from trainer.tiny_llama import build_model, build_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import learning
+import learning_plans
 import learning_run
 import learning_stats
 from learning_meters import Meter
-from learning_stats import method_of
+from learning_stats import KINDS, METHODS, method_of
 
 
 @pytest.fixture(scope="module")
@@ -92,15 +92,17 @@ def test_rewards_between_points_of_the_curve():
 
 
 def test_every_method_is_tuned_equally_often_and_the_best_is_taken():
-    assert len({len(runs) for runs in learning.TUNED.values()}) == 1
+    assert len({len(runs) for runs in learning_plans.TUNED.values()}) == 1
     runs = [{"settings": {"method": "start"}, "curve": [{"reward": 0.1}]}]
-    for s in learning.planned("tune", learning_run.BASE, {}, 1):
+    for s in learning_plans.planned("tune", learning_run.BASE, {}, 1, METHODS):
         method = method_of({"settings": s})
-        reward = 0.9 if s["label"] == str(learning.TUNED[method][3]) else 0.2
+        reward = 0.9 if s["label"] == str(learning_plans.TUNED[method][3]) else 0.2
         runs.append({"settings": s, "curve": [{"seconds": s["seconds"], "reward": reward}]})
-    found = learning.best(runs)
+    found = learning_plans.best(runs)
     for method, chosen in found.items():
-        assert chosen["method"] == method.removesuffix("_first_order")
-        assert chosen.items() >= learning.TUNED[method][3].items()
-    around = learning.planned("tune", learning_run.BASE, found, 1)
-    assert [s["lr"] / found["spsa"]["lr"] for s in around if s["method"] == "spsa"] == [1 / 3, 1, 3]
+        assert chosen["method"] == KINDS.get(method, method)
+        assert chosen.items() >= learning_plans.TUNED[method][3].items()
+    around = learning_plans.planned("tune", learning_run.BASE, found, 1, METHODS)
+    assert [
+        s["lr"] / found["spsa"]["lr"] for s in around if method_of({"settings": s}) == "spsa"
+    ] == [1 / 3, 1, 3]
