@@ -47,7 +47,7 @@ class IterationConfig:
         iterations: policy phases with their refinements, >= 1.
         seed: of everything; each phase derives its own.
         resume: True continues what the folder holds; False starts anew, in an empty folder only.
-        save_steps: optimizer steps between checkpoints inside a phase, >= 1.
+        save_steps: optimizer steps between checkpoints, >= 1; ten a first-order phase at least.
         sketch_every: optimizer steps between sketches of policy and reward model, for
             `zopro.analysis`; None: 20 in a phase; 0: none.
 

@@ -22,7 +22,7 @@ from transformers import (
 
 from zopro.analysis import SketchWriter
 from zopro.trainer import Resumable, ZerothOrderArguments
-from zopro.trainer.config import OFF
+from zopro.trainer.backward import OFF
 from zopro.trainer.resumable import steps_of
 from zopro.trainer.sketching import SketchWeights
 
@@ -58,6 +58,21 @@ class Context:
     def callbacks(self, phase: str) -> list[TrainerCallback]:
         return [LogLines(self.run, phase), *self.extra_callbacks]
 
+    def working(self, phase: str, what: str, total: int) -> Callable[[int, int], None]:
+        """A function to tell, between the trainers, of so many more (of `total`) items done and
+        tokens seen; callbacks with `on_work(phase, what, done, total, tokens)` hear the sums."""
+        watching = [c.on_work for c in self.extra_callbacks if hasattr(c, "on_work")]
+        sums = [0, 0]
+
+        def told(items: int, tokens: int) -> None:
+            sums[0] += items
+            sums[1] += tokens
+            for on_work in watching:
+                on_work(phase, what, sums[0], total, sums[1])
+
+        told(0, 0)
+        return told
+
     def sketches(
         self, phase: str, network: str, weights: Callable[[], Mapping[str, Tensor]]
     ) -> list[TrainerCallback]:
@@ -78,6 +93,13 @@ class LogLines(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs:
             self._run.log(self._phase, state.global_step, dict(logs))
+
+
+class SaveTenTimes(TrainerCallback):
+    """At least ten checkpoints over a phase without a step log, which goes on from its last one."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        state.save_steps = min(state.save_steps, max(1, state.max_steps // 10))
 
 
 def phase_seed(seed: int, phase: str, use: str = "") -> int:
@@ -168,6 +190,8 @@ def go_on(trainer: Resumable, forget: Callable[[int], None]) -> dict[str, float]
 
     forget: told the step, or -1, after which metrics will be written again.
     """
+    if not isinstance(trainer.args, ZerothOrderArguments):
+        trainer.add_callback(SaveTenTimes)
     checkpoint = trainer.resume_point()
     forget(-1 if checkpoint is None else steps_of(Path(checkpoint)))
     result = trainer.train(resume_from_checkpoint=checkpoint)

@@ -3,6 +3,10 @@
 `steps.zolog` has the weights of every step in a few bytes; what else a step leaves (counters,
 learning rate, sums between two logs, rollouts that serve again) is small and replaces the file
 `progress.safetensors` after each. From the two `recovered` makes a checkpoint like any other.
+
+Of several ranks each leaves its own, `progress-<rank>.safetensors`, and keeps the former one: they
+do not end a step at one instant, but none is more than a step ahead of another, whose losses it
+waits for. They go on from the last step that all of them, and the log, have.
 """
 
 from __future__ import annotations
@@ -19,15 +23,16 @@ from typing import Any
 from transformers.trainer import TRAINER_STATE_NAME
 
 from zopro.files import append, locked, sync_folder, told, write_beside
-from zopro.steplog import read_log, replay
+from zopro.steplog import Log, read_log, replay
 
-from . import trees
+from . import targeted, trees
 from .logs import NAME, START, LogSteps
-from .resumable import OPTIMIZER, Resumable, last_checkpoint, steps_of
+from .resumable import OPTIMIZER, Resumable, last_checkpoint, loop_name, steps_of
 
 logger = logging.getLogger(__name__)
 
 FILE, LINES, FOLDER = "progress.safetensors", "log_history.jsonl", "recovered"
+OF_RANK, FORMER = "progress-{}.safetensors", "progress-{}.former.safetensors"
 
 # Of the optimizer's state, what a step changes; the rest is the same in every process of the run.
 COUNTERS = ("law", "seed", "step", "passes", "skipped_steps")
@@ -68,8 +73,16 @@ class Recoverable(Resumable):
     def _resume_point(self) -> str | None:
         return recovered(self)
 
+    def _optimizer_state(self, checkpoint: Path) -> dict[str, Any]:
+        state = super()._optimizer_state(checkpoint)
+        if self.zopro._step_log is None:
+            return state
+        named = self.__dict__.setdefault("_named_targets", targeted.NamedTargets())
+        return named.put(state, self.zopro, checkpoint.parent)
+
     def _take_optimizer(self, state: dict[str, Any]) -> None:
         if "counters" not in state:
+            state = targeted.taken(state, self.zopro, Path(self._checkpoint))
             return super()._take_optimizer(state)
         # Targets are those that are set, as they were when the run began.
         whole = self.zopro.state_dict()
@@ -88,20 +101,27 @@ class Recoverable(Resumable):
             self._write_progress()
 
     def _write_progress(self) -> None:
-        log = self.zopro._step_log
-        if log is None or self.args.world_size > 1 or self.args.zo_lookahead:
+        log, options = self.zopro._step_log, self.args
+        if not options.zo_log_steps or self.zopro._capturable or options.zo_lookahead:
             return  # with lookahead a step ends on the way of the next, as no checkpoint does
-        if self.zopro.restore_policy == "inplace" and log._passes != self.zopro._passes:
+        main = self.is_world_process_zero()  # who writes the log
+        inplace = self.zopro.restore_policy == "inplace"
+        if main and (log is None or (inplace and log._passes != self.zopro._passes)):
             return  # a pass of somebody else's, which the log tells with the next step
-        folder, history = Path(self.args.output_dir), self.state.log_history
-        if self._lines is None:
+        folder, history = Path(options.output_dir), self.state.log_history
+        if main and self._lines is None:
             write_beside(folder / LINES, _lines(history), sync=False)
-        else:
+        elif main:
             append(folder / LINES, _lines(history[self._lines :]))
         self._lines = len(history)
-        own = self.zopro._own_state()
+        path, own = folder / FILE, self.zopro._own_state()
+        if options.world_size > 1:
+            path = folder / OF_RANK.format(options.process_index)
+            if path.is_file():
+                os.replace(path, folder / FORMER.format(options.process_index))
         state = dataclasses.replace(self.state, log_history=[])
-        trees.save(folder / FILE, {
+        trees.save(path, {
+            "ranks": options.world_size,
             "state": dataclasses.asdict(state),
             "counters": {name: own[name] for name in COUNTERS},
             "groups": [{n: v for n, v in group.items() if n not in ("params", "param_names")}
@@ -113,8 +133,34 @@ class Recoverable(Resumable):
 
 def clear(folder: Path) -> None:
     """Removes what a run left for its going on between checkpoints."""
-    (folder / FILE).unlink(missing_ok=True)
+    for path in (folder / FILE, *folder.glob(OF_RANK.format("*"))):
+        path.unlink(missing_ok=True)
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
+
+
+def left(folder: Path, ranks: int, log: Log) -> list[dict[str, Any]]:
+    """What each of the `ranks` left of the last step that all of them and `log` have.
+
+    Raises FileNotFoundError where one left nothing, ValueError where there is no such step, a file
+    is damaged or of a run on another number of ranks.
+    """
+    if ranks == 1:
+        found = [[trees.load(folder / FILE)]]
+    else:
+        found = [_of_rank(folder, rank) for rank in range(ranks)]
+    steps = [{p["state"]["global_step"]: p for p in of if p.get("ranks", 1) == ranks
+              and p["counters"]["step"] <= log.steps} for of in found]  # fmt: skip
+    if common := set.intersection(*map(set, steps)):
+        return [of[max(common)] for of in steps]
+    raise ValueError(f"{folder / NAME} and what the ranks left beside it have no step in common")
+
+
+def _of_rank(folder: Path, rank: int) -> list[dict[str, Any]]:
+    paths = [folder / name.format(rank) for name in (OF_RANK, FORMER)]
+    found = [trees.load(path) for path in paths if path.is_file()]
+    if not found:
+        raise FileNotFoundError(paths[0])
+    return found
 
 
 def recovered(trainer: Any) -> str | None:
@@ -130,19 +176,16 @@ def recovered(trainer: Any) -> str | None:
     if (steps_of(made) or -1) > (-1 if known is None else steps_of(Path(known))):
         known = str(made)
     try:
-        progress = trees.load(folder / FILE)
         log = read_log(folder / NAME)
+        of_ranks = left(folder, trainer.args.world_size, log)
     except FileNotFoundError:
         return known
     except ValueError as error:
         logger.warning("%s: the run goes on from its last checkpoint", error)
         return known
+    progress = of_ranks[0]
     step = progress["state"]["global_step"]
     if known is not None and step <= steps_of(Path(known)):
-        return known
-    if log.steps < progress["counters"]["step"]:
-        logger.warning("%s does not reach step %d: the run goes on from its last checkpoint",
-                       folder / NAME, step)  # fmt: skip
         return known
     start = known or (str(folder / START) if (folder / START).is_dir() else None)
     if start is not None:
@@ -158,17 +201,19 @@ def recovered(trainer: Any) -> str | None:
         logger.warning("%s; the run goes on from its last checkpoint", error)
         return known
     logger.info("%s: %d steps of the step log", folder, step)
-    return _write(trainer, made, progress)
+    return _write(trainer, made, of_ranks)
 
 
-def _write(trainer: Any, made: Path, progress: dict[str, Any]) -> str:
+def _write(trainer: Any, made: Path, of_ranks: list[dict[str, Any]]) -> str:
+    progress = of_ranks[0]
     beside = made.with_name(made.name + ".part")
     shutil.rmtree(beside, ignore_errors=True)
     with told(beside):
-        trainer.save_model(str(beside))
+        trainer.save_model(str(beside), _internal_call=True)
     trees.save(beside / OPTIMIZER, {"optimizer": {n: progress[n] for n in ("counters", "groups")},
                                     "scheduler": progress["scheduler"]})  # fmt: skip
-    trees.save(beside / trainer._loop_name(), progress["loop"])
+    for rank, own in enumerate(of_ranks):
+        trees.save(beside / loop_name(rank, len(of_ranks)), own["loop"])
     state = {**progress["state"], "log_history": _history(made.parent, progress)}
     write_beside(beside / TRAINER_STATE_NAME, json.dumps(state, indent=2, sort_keys=True) + "\n")
     sync_folder(beside)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
@@ -22,6 +18,7 @@ from zopro.files import sync_folder, told, write_beside
 from zopro.seeds import derive_seed
 
 from . import trees
+from .draws import seeded
 
 # Purposes of seeds: of a step's draws, of an epoch's order; zopro.seeds has 0 to 2, sampled.py 3.
 STEP_DRAWS, ORDER = 4, 5
@@ -116,11 +113,14 @@ class Resumable:
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.args.should_save:
-            state = {"optimizer": self.optimizer.state_dict(),
+            state = {"optimizer": self._optimizer_state(Path(output_dir)),
                      "scheduler": self.lr_scheduler.state_dict()}  # fmt: skip
             if (scaler := getattr(self.accelerator, "scaler", None)) is not None:
                 state["scaler"] = scaler.state_dict()
             trees.save(Path(output_dir) / OPTIMIZER, state)
+
+    def _optimizer_state(self, checkpoint: Path) -> dict[str, Any]:
+        return self.optimizer.state_dict()
 
     def _save_scaler(self, output_dir: str) -> None:
         pass  # beside the optimizer
@@ -175,8 +175,7 @@ class Resumable:
         return super()._finalize_training(trial, samples, start)
 
     def _loop_name(self) -> str:
-        rank = self.args.process_index
-        return f"loop-{rank}.safetensors" if self.args.world_size > 1 else "loop.safetensors"
+        return loop_name(self.args.process_index, self.args.world_size)
 
     def _loop_state(self) -> dict[str, Any]:
         """What the loop would lose; the buffer of rollouts where a later step reads it again."""
@@ -206,20 +205,9 @@ class Resumable:
             self._buffered_inputs = [_on(b, self.args.device) for b in state["rollouts"]]
 
 
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Inside, the global generators of torch, NumPy and Python are seeded; then as they were."""
-    states = random.getstate(), np.random.get_state()
-    devices = [device] if device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            random.seed(seed)
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
+def loop_name(rank: int, ranks: int) -> str:
+    """The file of a checkpoint with what `rank` counts of its own."""
+    return f"loop-{rank}.safetensors" if ranks > 1 else "loop.safetensors"
 
 
 def last_checkpoint(folder: Path) -> str | None:
