@@ -18,6 +18,7 @@ from iterations.tiny_run import (
 from safetensors.torch import load_file
 
 from zopro.iterations.store import RunFolder
+from zopro.iterations.training import LogLines
 from zopro.trainer.resumable import last_checkpoint
 
 OPTIONS = {"supervised": {}, "blend": 0.5}
@@ -170,3 +171,18 @@ def test_other_options_and_damage_are_refused(tmp_path):
     (tmp_path / "run" / "state.json").write_text("{")
     with pytest.raises(ValueError, match="holds a damaged run"):
         RunFolder(str(tmp_path / "run"), config("x").to_dict(), True)
+
+
+def test_a_phase_without_a_log_saves_ten_times(tmp_path, monkeypatch):
+    """And one that has a log as often as it is told."""
+    saved = {}
+
+    def on_save(self, args, state, control, **kwargs):
+        saved.setdefault(self._phase, []).append(state.global_step)
+
+    monkeypatch.setattr(LogLines, "on_save", on_save)
+    run(tmp_path, iterations=1, first="spsa", save_steps=50,
+        trainer={**TRAINER, "max_steps": 21})  # fmt: skip
+    policy = saved.pop("0.policy")
+    assert all(steps == [*range(2, 21, 2), 21] for steps in saved.values()), saved
+    assert len(saved) == 2 and policy == [21]

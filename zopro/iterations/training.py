@@ -98,8 +98,9 @@ class LogLines(TrainerCallback):
 class SaveTenTimes(TrainerCallback):
     """At least ten checkpoints over a phase without a step log, which goes on from its last one."""
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        state.save_steps = min(state.save_steps, max(1, state.max_steps // 10))
+    def on_step_end(self, args, state, control, **kwargs):
+        if args.save_strategy == "steps" and not state.global_step % max(1, state.max_steps // 10):
+            control.should_save = True
 
 
 def phase_seed(seed: int, phase: str, use: str = "") -> int:
