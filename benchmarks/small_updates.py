@@ -78,7 +78,7 @@ def trajectory(model: torch.nn.Module, loss: Any, steps: int, lr: float) -> list
         first = value if first is None else first
         slopes.append(opt.last.projected_gradients[0])
     end = [p.detach().clone() for p in params]
-    went = _distance(end, start)
+    went = distance(end, start)
     with torch.no_grad():
         last = float(loss())
     rows = []
@@ -92,21 +92,23 @@ def trajectory(model: torch.nn.Module, loss: Any, steps: int, lr: float) -> list
                 reached = float(loss())
             way = [b - a for a, b in zip(start, end)]
             theirs_way = [(b.detach() - a).float() for a, b in zip(began, twin)]
-            apart = _distance(theirs_way, way)
+            apart = distance(theirs_way, way)
             along = sum(float((a.double() * b).sum()) for a, b in zip(theirs_way, way))
             rows.append({
                 "dtype": name, "rounding": rounding, "steps": steps, "lr": lr,
                 "weights": sum(p.numel() for p in params), "distance_over_way": apart / went,
-                "way_over_weights": went / _distance(start, [torch.zeros_like(s) for s in start]),
-                "distance_over_weights": apart / _distance(start, map(torch.zeros_like, start)),
+                "way_over_weights": went / distance(start, [torch.zeros_like(s) for s in start]),
+                "distance_over_weights": apart / distance(start, map(torch.zeros_like, start)),
                 "loss_before": first, "loss_fp32": last, "loss": reached,
                 "share_of_way": along / went**2,
             })  # fmt: skip
     return rows
 
 
-def _distance(a: Any, b: Any) -> float:
-    return sum(float((x.double() - y.double()).square().sum()) for x, y in zip(a, b)) ** 0.5
+def distance(a: Any, b: Any) -> float:
+    """Euclidean, over two sequences of tensors."""
+    pairs = ((x.detach().double(), y.detach().double()) for x, y in zip(a, b))
+    return sum(float((x - y).square().sum()) for x, y in pairs) ** 0.5
 
 
 def main() -> None:

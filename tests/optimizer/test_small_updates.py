@@ -9,6 +9,7 @@ import torch
 from .tiny_module import Tiny
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import small_twins
 import small_updates
 
 
@@ -40,3 +41,15 @@ def test_a_twin_fed_the_same_slopes_stays_near():
         assert row["share_of_way"] == pytest.approx(1.0, abs=0.1)
         assert row["distance_over_weights"] < torch.finfo(kind).eps * steps**0.5 / 2
     assert found["bf16", "nearest"]["share_of_way"] < 0.9
+
+
+def test_twins_on_their_own_losses_scatter_about_the_fp32_run():
+    """From fp32 they are less far than from each other (sqrt(1/2) of it without a bias), and end at
+    its loss but for a tenth of what it gained."""
+    model = Tiny(width=32)
+    rows = small_twins.twins(model, lambda m: m(), lambda m: m(), steps=150, lr=3e-4, seeds=(1, 2))
+    for row in rows:
+        assert row["to_each_other"] > 0.0
+        assert row["to_fp32_over_each_other"] < 1.0
+        assert row["fp32_gain"] > 0.05
+        assert abs(row["loss_difference"]) < 0.1 * row["fp32_gain"]
