@@ -171,6 +171,8 @@ def _drop_reference(policy: Any) -> None:
     # it, its reference is the base with the adapter off.
     if isinstance(policy, PeftModel) and "ref" in policy.peft_config:
         policy.delete_adapter("ref")
+        # PEFT takes the active adapters from LoRA's layers: of norms alone it leaves none active.
+        policy.set_adapter("default")
 
 
 def _part(trainer: RLOOTrainer, chunk: tuple[int, list[int]], state: dict[str, Any] | None) -> Part:
