@@ -62,15 +62,51 @@ class Progress(ProgressCallback):
         if tokens < before[1] or (self._tokens is None and self._first):
             before = now  # resumed: the count goes on from the checkpoint's
         self._tokens = now
-        seconds = now[0] - before[0]
-        rate = (tokens - before[1]) / seconds if seconds else None
-        # Three digits, so that a slow rate is no 0.
-        return {} if rate is None else {"tok/s": f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"}
+        return rated(tokens - before[1], now[0] - before[0])
 
     def _left(self, state) -> str:
         done = max(1, state.global_step - self._first)
         left = (time.monotonic() - self._began) / done * (state.max_steps - state.global_step)
         return tqdm.format_interval(max(0, left))
+
+
+class Between(TrainerCallback):
+    """The same of what no trainer does: sampling, scoring and judging between the phases of
+    training. A line each 10 seconds and at the end, or, on a terminal, a bar."""
+
+    EVERY = 10.0  # seconds
+
+    def __init__(self) -> None:
+        self._began = self._said = 0.0
+        self._bar: tqdm | None = None
+
+    def on_work(self, phase: str, what: str, done: int, total: int, tokens: int) -> None:
+        """`done` of `total` items, with so many tokens in all; 0 items: it begins."""
+        now = time.monotonic()
+        if done == 0:
+            self._began = self._said = now
+            self._bar = tqdm(total=total, desc=f"{phase}: {what}", dynamic_ncols=True,
+                             disable=not sys.stderr.isatty(), file=sys.stderr)  # fmt: skip
+            return
+        rate = rated(tokens, now - self._began) if tokens else {}
+        self._bar.set_postfix(rate)
+        self._bar.update(done - self._bar.n)
+        if self._bar.disable and (done >= total or now - self._said >= self.EVERY):
+            self._said = now
+            left = tqdm.format_interval((now - self._began) / done * (total - done))
+            told = [f"{phase}: {what} {done}/{total}", f"{left} left",
+                    *(f"{name} {value}" for name, value in rate.items())]  # fmt: skip
+            print(", ".join(told), file=sys.stderr, flush=True)
+        if done >= total:
+            self._bar.close()
+
+
+def rated(tokens: float, seconds: float) -> dict[str, str]:
+    """Tokens a second to three digits, so that a slow rate is no 0; nothing of no time."""
+    if seconds <= 0:
+        return {}
+    rate = tokens / seconds
+    return {"tok/s": f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"}
 
 
 def _number(value: Any) -> bool:

@@ -1,15 +1,15 @@
 """What a run folder says of how it was made: config.yaml, runs.jsonl.
 
 config.yaml   the command's resolved options; `--config` takes it back
-runs.jsonl    a line a start: command, time, versions, commit, machine
+runs.jsonl    a line a start: command, time, versions, commit, machine, ranks
 """
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
-import subprocess
 import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -20,8 +20,8 @@ import torch
 import yaml
 from transformers import TrainerCallback
 
-import zopro
 from zopro.files import append, write_beside
+from zopro.iterations.identity import commit
 
 PACKAGES = ("zopro", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "triton")
 
@@ -56,25 +56,9 @@ def described(command: Sequence[str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
+        "ranks": int(os.environ.get("WORLD_SIZE", "1")),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
-
-
-def commit() -> str | None:
-    """The commit of the checkout that zopro runs from, "+" where it has changes; None of none."""
-    here = ["git", "-C", str(Path(zopro.__file__).parent)]
-    asked = (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno", "."],
-             ["ls-files", "__init__.py"])  # fmt: skip
-    try:
-        ran = [
-            subprocess.run([*here, *rest], capture_output=True, text=True, timeout=10, check=True)
-            for rest in asked
-        ]
-    except (OSError, subprocess.SubprocessError):
-        return None
-    if not ran[2].stdout.strip():
-        return None  # installed inside somebody else's repository
-    return ran[0].stdout.strip() + ("+" if ran[1].stdout.strip() else "")
 
 
 def _version(name: str) -> str | None:

@@ -23,7 +23,7 @@ from .errors import CommandError, sentence
 from .judge import Rows, TaskJudge
 from .models import checked_model, lengths, task_of, tokenizer_of
 from .options import FieldParser, fields_of, given, json_mapping, or_none
-from .progress import StopAtStep, check_reports, shown
+from .progress import Between, StopAtStep, check_reports, shown
 from .record import Record
 
 ABOUT = """Runs the whole method: supervised start (with --supervised '{}' or --supervised.FIELD),
@@ -119,7 +119,8 @@ def run(argv: Sequence[str]) -> int:
     with shown(), stop.listening():
         out = iterate(
             config, rows, judge=judge, reward_funcs=rewards, tokenizer=tokenizer,
-            callbacks=[record, stop], load={"source": flags.source, "limit": flags.limit},
+            callbacks=[record, stop, Between()],
+            load={"source": flags.source, "limit": flags.limit},
         )  # fmt: skip
         _leave(out, config)
     return 0

@@ -18,6 +18,7 @@ from zopro.tasks.protocol import Task
 from .config import IterationConfig
 from .data import digests, gather
 from .given import read_reward
+from .identity import identity
 from .judges import Judge
 from .models import RewardModel, load_policy, prepare_tokenizer
 from .phases import Run
@@ -93,11 +94,13 @@ def iterate(
     run.state = broadcast_object_list([run.state])[0]
     policy, reward = load_policy(config, model, network)
     _lengths_fit(config, policy)
-    context = Context(
-        config, run, policy, reward, tokenizer, list(reward_funcs or []), judge, list(callbacks)
-    )
-    if config.reward_model is not None and "reward" not in run.done:
-        context.first_reward = read_reward(config.reward_model, config, reward)
+    rewards = list(reward_funcs or [])
+    context = Context(config, run, policy, reward, tokenizer, rewards, judge, list(callbacks))
+    given = config.reward_model
+    if given is not None and "reward" not in run.done:
+        context.first_reward = read_reward(given, config, reward)
+    if main:
+        run.identify(identity(policy, tokenizer, judge, rewards, context.first_reward))
     with run.locked():
         run.create()
         Run(context, gathered).go()

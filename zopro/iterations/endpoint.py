@@ -9,6 +9,7 @@ import os
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,7 +38,8 @@ class EndpointJudge:
     at each request, kept nowhere and named in no message. timeout: seconds a request, > 0.
     retries: more tries after a request that failed in passing, >= 0, with pauses of `pause`,
     2 pause, ... seconds, at most 30. A pair whose tries are used up has no usable verdict.
-    parallel: requests under way at a time, >= 1. Redirects are not followed.
+    parallel: requests under way at a time, >= 1. Redirects are not followed. `told`, where it is
+    set, hears of each answer.
 
     Raises ValueError for a bad url or a missing key; RuntimeError when the endpoint refuses the
     request itself (a status that another try would not change).
@@ -62,7 +64,9 @@ class EndpointJudge:
             raise ValueError(
                 "url holds more than host and path: put the key in a variable, key_env"
             )
-        self._url = url.rstrip("/") + "/chat/completions"
+        self.url, self.name = url.rstrip("/"), f"endpoint's model {model}"
+        self.told: Callable[[int, int], None] | None = None
+        self._url = self.url + "/chat/completions"
         self._model, self._key_env, self._question = model, key_env, question
         self._timeout = checks.number("timeout", timeout, 0.0, open_low=True)
         self._retries = checks.integer("retries", retries, 0)
@@ -73,7 +77,12 @@ class EndpointJudge:
 
     def __call__(self, prompts: list[str], firsts: list[str], seconds: list[str]) -> list:
         with ThreadPoolExecutor(self._parallel) as pool:
-            return list(pool.map(self._one, prompts, firsts, seconds))
+            verdicts = []
+            for verdict in pool.map(self._one, prompts, firsts, seconds):
+                verdicts.append(verdict)
+                if self.told is not None:
+                    self.told(1, 0)
+            return verdicts
 
     def _one(self, prompt: str, first: str, second: str) -> int | None:
         body = {

@@ -69,7 +69,8 @@ def letter(reply: Any) -> int | None:
 
 
 class LocalJudge:
-    """A chat model on this machine, asked greedily, in batches.
+    """A chat model on this machine, asked greedily, in batches; `told`, where it is set, hears
+    after each of so many more answers and tokens.
 
     model: a name or folder (loaded at the first question, on `device`; the driver releases it after
     each phase that asks), or a loaded model with its
@@ -93,6 +94,8 @@ class LocalJudge:
         self._question, self._batch, self._new = question, batch_size, max_new_tokens
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._dtype = dtype
+        self.name = f"chat model {self._name or type(model).__name__}"
+        self.told: Callable[[int, int], None] | None = None
 
     def _load(self) -> None:
         if isinstance(self._model, str):
@@ -144,6 +147,8 @@ class LocalJudge:
             replies = out[:, inputs["input_ids"].shape[1] :]
             texts = self._tokenizer.batch_decode(replies, skip_special_tokens=True)
             verdicts += [letter(text) for text in texts]
+            if self.told is not None:
+                self.told(len(texts), replies.numel())
         return verdicts
 
 

@@ -66,15 +66,19 @@ def _collect(
             temperature=config.temperature,
             batch_size=config.batch_size,
             seed=phase_seed(config.seed, phase, use),
+            told=context.working(phase, f"sampling, {use} responses", len(asked)),
         )
 
     first = respond(prompts, "first")
+    scorer.told = context.working(phase, "scoring", len(prompts))
     scores = scorer(prompts, first)
     chosen = nearest_zero(scores, config.boundary)
     asked, first = [prompts[i] for i in chosen], [first[i] for i in chosen]
     second = respond(asked, "second")
     differing = [i for i, (a, b) in enumerate(zip(first, second)) if plain(a) != plain(b)]
     asked, first, second = ([column[i] for i in differing] for column in (asked, first, second))
+    if hasattr(context.judge, "told"):
+        context.judge.told = context.working(phase, "judging", len(asked))
     verdicts = judge_pairs(
         context.judge,
         [plain(p) for p in asked],

@@ -7,7 +7,7 @@ import functools
 import inspect
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -77,6 +77,7 @@ class RewardScorer:
         batch_size: int,
         max_length: int,
     ) -> None:
+        self.told: Callable[[int, int], None] | None = None  # hears of more texts and tokens
         self._reward, self._tokenizer = reward, tokenizer
         self._batch, self._max = batch_size, max_length
 
@@ -91,6 +92,8 @@ class RewardScorer:
                 ids, mask = padded(rows[start : start + self._batch], self._tokenizer.pad_token_id)
                 logits = self._reward(ids.to(device), mask.to(device)).logits
                 scores += logits[:, 0].float().tolist()
+                if self.told is not None:
+                    self.told(len(logits), int(mask.sum()))
         return scores
 
 
@@ -127,10 +130,12 @@ def sample(
     temperature: float,
     batch_size: int,
     seed: int,
+    told: Callable[[int, int], None] = lambda responses, tokens: None,
 ) -> list[Text]:
     """One response of the policy to each prompt, in the prompts' own form (text or messages).
 
-    Depends on `seed` and the arguments alone; the global generators stay where they are.
+    Depends on `seed` and the arguments alone; the global generators stay where they are. `told`
+    hears after each batch of so many more responses and sampled tokens.
     """
     out: list[Text] = []
     ends = policy.generation_config.eos_token_id
@@ -162,6 +167,7 @@ def sample(
             for prompt, text in zip(batch, tokenizer.batch_decode(ids, skip_special_tokens=True)):
                 message = [{"role": "assistant", "content": text}]
                 out.append(text if isinstance(prompt, str) else message)
+            told(len(batch), int((ids != tokenizer.pad_token_id).sum()))
     return out
 
 

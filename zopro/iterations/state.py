@@ -33,8 +33,9 @@ def read_state(folder: Path) -> dict[str, Any]:
     return {"done": done, "phase": phase}
 
 
-def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """config.json: the options that the run began with, and the digests of its data by name.
+def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """config.json: the options that the run began with, the digests of its data by name, and what
+    `identity` found (nothing, of a run from before it was kept).
 
     Warns of packages of other versions. Raises ValueError, a sentence, for anything else.
     """
@@ -48,7 +49,8 @@ def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         if before != now:
             logger.warning("the run in %s began with %s %s and goes on with %s: its end may have "
                            "other bits", folder, name, before, now)  # fmt: skip
-    return began["options"], began["data"]
+    found = began.get("identity")
+    return began["options"], began["data"], found if isinstance(found, dict) else {}
 
 
 def versions() -> dict[str, str | None]:

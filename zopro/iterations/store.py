@@ -1,6 +1,7 @@
 """The run's folder: what is done, weights, metrics. JSON and safetensors; no pickle.
 
-    config.json                 the options, digests of the data, versions of the packages
+    config.json                 the options; digests of data, model, tokenizer, given reward model;
+                                judge, kernels, ranks, commit (identity.py); versions of packages
     state.json                  the phases that are done, and the one in progress
     metrics.jsonl               one line a log of a trainer or the driver: phase, step, values
     samples.jsonl               one line a sample at a trainer's log: prompt, completion, rewards
@@ -33,6 +34,7 @@ from zopro.files import LOCK, append, locked, write_beside
 from zopro.trainer.logs import NAME, START
 
 from .config import IterationConfig
+from .identity import compare
 from .state import damaged, read_config, read_state, versions
 
 BEGUN = ("config.json", "config.json.part", LOCK)  # a run that was killed before it had a state
@@ -59,6 +61,7 @@ class RunFolder:
         self.path, self.main = Path(path), main
         self.state: dict[str, Any] = {"done": [], "phase": None}
         self._new: dict[str, Any] | None = None
+        self._identity: dict[str, Any] = {}
         if not main:
             return  # the state comes from the main rank, which may be writing it at this moment
         held = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
@@ -76,6 +79,14 @@ class RunFolder:
         else:
             self._new = {"options": options, "data": data or {}, "versions": versions()}
 
+    def identify(self, found: dict[str, Any]) -> None:
+        """Keeps what `identity` found for a new run's config.json; compares it with that of a run
+        that goes on (ValueError, warnings)."""
+        if self._new is not None:
+            self._new["identity"] = found
+        elif self.main:
+            compare(self.path, self._identity, found)
+
     def create(self) -> None:
         """Writes a new run's files, which until now was only checked; a run that goes on has them.
 
@@ -90,7 +101,7 @@ class RunFolder:
 
     def _go_on(self, options: dict[str, Any], data: dict[str, str] | None) -> None:
         self.state = read_state(self.path)
-        stored, digests = read_config(self.path)
+        stored, digests, self._identity = read_config(self.path)
         data = digests if data is None else data
         for name in sorted(set(data) | set(digests)):
             if data.get(name) != digests.get(name):
