@@ -4,7 +4,7 @@
 
 On a Llama of a published shape with random weights (shapes.py): a forward under no_grad, a step of
 ZOPrO in place and exact (targeted by a previous update and a reward's, int8 as the trainers store
-them), of the mixin over transformers.Trainer (in place), of MeZO (re-created from its operations,
+them: also layer by layer, as `zopro train` restores an adapter), of the mixin over transformers.Trainer (in place), of MeZO (re-created from its operations,
 peers.py), and AdamW with its backward. The peak is that of the second step,
 weights and optimizer state included, over what was held before the model was made. On a CPU it is
 that of resident memory (Linux: VmHWM), a fresh process for each; what Python and torch load late,
@@ -32,11 +32,13 @@ from harness import Cases, options, parsed
 from torch import Tensor
 
 PLANS = {
-    "cpu": ["135m:fp32:lora:2x128", "135m:fp32:full:2x128"],
-    "cuda": ["1b:bf16:full:16x512", "1b:bf16:lora:16x512", "8b:bf16:lora:4x512"],
+    "cpu": ["135m:fp32:lora:2x128", "135m:fp32:lora64:8x128", "135m:fp32:full:2x128"],
+    "cuda": ["1b:bf16:full:16x512", "1b:bf16:lora:16x512", "1b:bf16:lora64:16x512",
+             "8b:bf16:lora:4x512"],
 }
 WAYS = ("forward", "ZOPrO in place", "ZOPrO exact", "ZOPrO targeted in place",
-        "ZOPrO targeted exact", "trainer in place", "MeZO", "AdamW")  # fmt: skip
+        "ZOPrO targeted exact", "ZOPrO targeted layerwise", "trainer in place",
+        "MeZO", "AdamW")  # fmt: skip
 LR, EPS = 1e-6, 1e-3
 
 
@@ -56,8 +58,10 @@ def stepper(way: str, model: torch.nn.Module, batch: dict[str, Tensor]) -> Calla
     if way == "trainer in place":
         return trainer_step(model, batch)
     if way.startswith("ZOPrO"):
-        restore = "exact" if way.endswith("exact") else "inplace"
+        restore = way.split()[-1].replace("place", "inplace")
         optimizer = ZOPrO(params, lr=LR, eps=EPS, restore=restore)
+        if restore == "layerwise":
+            optimizer.attach(model)
         if "targeted" in way:
             policy, reward = ([torch.randn_like(p) for p in params] for _ in range(2))
             optimizer.set_targets(policy, reward, schedule="constant", storage="int8")
@@ -157,7 +161,7 @@ def in_a_process(way: str, plan: str, device: str) -> dict[str, Any]:
 
 def main() -> int:
     parser = options(__doc__, budget=150)
-    parser.add_argument("--plan", nargs="+", help="SHAPE:DTYPE:full|lora:BATCHxLENGTH; shapes: "
+    parser.add_argument("--plan", nargs="+", help="SHAPE:DTYPE:full|lora|lora64:BATCHxLENGTH; shapes: "
                         f"{', '.join(shapes.SHAPES)}")  # fmt: skip
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     args = parsed(parser)

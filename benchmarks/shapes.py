@@ -27,15 +27,15 @@ SHAPES = {
         num_attention_heads=32, num_key_value_heads=8, tie_word_embeddings=False,
     ),
 }  # fmt: skip
-TRAINED = ("full", "lora")
-RANK = 16
+TRAINED = ("full", "lora", "lora64")
+RANK = 16  # of "lora"
 
 
 def build(shape: str, dtype: str, device: str, trained: str, **changes) -> torch.nn.Module:
     """A Llama of SHAPES[shape] (with `changes`) in eval mode; weights ~ N(0, 0.02).
 
-    trained: "full", or "lora": adapters of rank 16 on all linear layers, in fp32 as peft makes
-    them, and nothing else requires grad.
+    trained: "full", or "lora": adapters of rank 16 ("lora64": 64, the default of `zopro train`) on
+    all linear layers, in fp32 as peft makes them, and nothing else requires grad.
     """
     torch.manual_seed(0)
     config = LlamaConfig(**{**SHAPES[shape], "max_position_embeddings": 2048, **changes})
@@ -46,8 +46,9 @@ def build(shape: str, dtype: str, device: str, trained: str, **changes) -> torch
             model = LlamaForCausalLM(config)
     finally:
         torch.set_default_dtype(before)
-    if trained == "lora":
-        lora = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear",
+    if trained.startswith("lora"):
+        rank = int(trained.removeprefix("lora") or RANK)
+        lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear",
                           task_type="CAUSAL_LM")  # fmt: skip
         model = get_peft_model(model, lora)
     return model.eval()

@@ -105,10 +105,18 @@ def zeroth_order_defaults(config: IterationConfig, options: dict[str, Any]) -> d
       and with it the slope, as soon as a ratio leaves it. With `objective="samples"` there are no
       rollouts to keep.
     - zo_eps by what is trained; signs, which Gaussian noise did not beat.
+    - An adapter's weights come back layer by layer, to the same bits as from a copy: at rank 64 the
+      copy is a tenth of a small model, beside targets that are a twentieth (docs/benchmarks.md).
+      Not where losses generate, each token of which would perturb each layer, nor in a compiled
+      model.
     """
     made: dict[str, Any] = {"zo_eps": NORM_EPS if config.norms else ADAPTER_EPS}
     if not options.get("zo_lookahead", False):
         made |= {"zo_num_directions": 4, "zo_estimator": "one_sided"}
+        linear = config.train == "lora" and not config.whole and not config.target_modules
+        compiled = config.trainer.get("torch_compile") or options.get("torch_compile")
+        if linear and config.objective != "samples" and not compiled:
+            made["zo_restore"] = "layerwise"
     if config.objective != "samples":
         made |= {"num_iterations": 2, "epsilon": 1e3}
     return made
