@@ -115,22 +115,35 @@ def test_models_that_do_not_serve(tmp_path):
         run(tmp_path / "c", max_prompt_length=70)
 
 
-@pytest.mark.parametrize("first", ["rloo", "spsa"])
-def test_rewards_that_raise_or_return_no_number(first, tmp_path):
+WAYS = pytest.mark.parametrize(
+    "way", [{"first": "rloo"}, {"first": "spsa"}, {"first": "spsa", "objective": "samples",
+                                                   "policy": {"num_generations": 2}}],
+    ids=["first order", "zeroth order", "samples"],
+)  # fmt: skip
+
+
+@WAYS
+def test_rewards_that_raise_or_return_no_number(way, tmp_path):
     def raises(completions, **columns):
         raise KeyError("no such word")
 
     def nan(completions, **columns):
         return [float("nan")] * len(completions)
 
+    def short(completions, **columns):
+        return [0.0] * (len(completions) - 1)
+
     rows = {"prompts": prompts(16)}
     with pytest.raises(RuntimeError, match="'raises' raised KeyError"):
-        run(tmp_path / "a", rows, call={"reward_funcs": [raises]}, first=first)
+        run(tmp_path / "a", rows, call={"reward_funcs": [raises]}, **way)
     with pytest.raises(ValueError, match="'nan' returned nan for completion 0"):
-        run(tmp_path / "b", rows, call={"reward_funcs": [nan]}, first=first)
+        run(tmp_path / "b", rows, call={"reward_funcs": [nan]}, **way)
+    with pytest.raises(ValueError, match="'short' returned 3 rewards for 4 completions"):
+        run(tmp_path / "c", rows, call={"reward_funcs": [short]}, **way)
 
 
-def test_rewards_that_take_too_long(tmp_path):
+@WAYS
+def test_rewards_that_take_too_long(way, tmp_path):
     waiting = threading.Event()
 
     def slow(completions, **columns):
@@ -140,9 +153,10 @@ def test_rewards_that_take_too_long(tmp_path):
     call = {"reward_funcs": [slow]}
     sentence = r"'slow' raised TimeoutError: it took over reward_timeout=0.2 seconds"
     with pytest.raises(RuntimeError, match=sentence):
-        run(tmp_path / "a", {"prompts": prompts(16)}, call=call, reward_timeout=0.2)
+        run(tmp_path / "a", {"prompts": prompts(16)}, call=call, reward_timeout=0.2, **way)
     waiting.set()
-    run(tmp_path / "b", {"prompts": prompts(16)}, call=call, reward_timeout=20, iterations=1)
+    more = {"reward_timeout": 20, "iterations": 1, **way}
+    run(tmp_path / "b", {"prompts": prompts(16)}, call=call, **more)
 
 
 @pytest.mark.parametrize("first", ["rloo", "spsa"])
