@@ -147,9 +147,9 @@ def forms(rows: list[dict[str, Any]], known: dict[tuple[str, str], float]) -> li
     out = []
     for row in rows:
         # Of many seeds those with targets in other forms take the same loop; a sequence's bytes
-        # are those of a pass, whatever the number of its records.
+        # are those of a pass, whatever the number of its records; linear layers keep no copies.
         same = "many" in row["kernel"] and "kept" in row["kernel"]
-        if row["dtype"] not in SIZES or same or row["kernel"].startswith("sequence"):
+        if row["dtype"] not in SIZES or same or row["kernel"].startswith(("sequence", "linear")):
             continue
         for seeds in (2, 8) if "many" in row["kernel"] else (1,):
             pipes = issued(row, seeds)

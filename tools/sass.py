@@ -209,12 +209,17 @@ def _moved(blocks: list[Block]) -> list[int]:
         moved = [16 * b.count(rf"\b{access}\.E(\.[A-Z]+)*\.128\b") for b in blocks]
         if any(moved):
             return moved
-    moved = [
-        8 * b.count(r"\bLDG\.E(\.[A-Z]+)*\.64\b") * (b.count(r"\bF2I\.S64\b") > 0) for b in blocks
-    ]
+    moved = [_moved_8_bit(b) for b in blocks]
     if not any(moved):
         raise ValueError("no wide access: the vector path was not found")
     return moved
+
+
+def _moved_8_bit(block: Block) -> int:
+    """Each element is truncated once, or twice with n.n beside v.n; seeds that are loaded in the
+    same block are not. Under a mask elements are loaded by the byte: none."""
+    loads, truncated = block.count(r"\bLDG\.E(\.[A-Z]+)*\.64\b"), block.count(r"\bF2I\.S64\b")
+    return min(8 * loads, truncated) if 16 * loads >= truncated else 0
 
 
 def _by_pipe(blocks: list[Block], weights: list[tuple[int, float]]) -> dict[str, float]:

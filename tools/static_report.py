@@ -48,7 +48,15 @@ BUDGETS = {
     "sequence of signs stochastic": 27,
     "sequence of gaussian": 30,
     "sequence of gaussian stochastic": 42,
+    # With the product and the loads of x (linear_report.py).
+    "linear of signs": 34,
+    "linear of gaussian": 43,
+    "linear of signs, wide": 23,
+    "linear of all, wide": 52,
+    "linear of signs, one tile": 57,
+    "linear of signs, fp32": 140,
 }
+SHARED = 113 << 10  # bytes of shared memory: two programs a processor
 ELEMENTS = 128  # a thread's share of a chunk, in every kernel
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 
@@ -151,6 +159,7 @@ def triton_rows(folder: Path) -> list[dict]:
         return []
     os.environ.pop("TRITON_INTERPRET", None)
     sys.path.insert(0, str(ROOT))
+    import linear_report
     import triton
     from triton_compile import VARIANTS, compile_variant
 
@@ -160,6 +169,7 @@ def triton_rows(folder: Path) -> list[dict]:
         path = folder / "triton.cubin"
         path.write_bytes(cubin)
         rows += measure(path, ptx, lambda _, k=kind, d=dtype: (k, d), walks=False)
+    rows += linear_report.rows(folder, ARCH, resources, output, tool)
     return [{"backend": f"triton {triton.__version__}", **row} for row in rows]
 
 
@@ -170,6 +180,8 @@ def judge(row: dict) -> list[str]:
     budget = BUDGETS.get(row["kernel"])
     if budget is not None and row["per_element"] > budget:
         wrong.append(f"{name}: {row['per_element']:.3f} instructions, the budget is {budget}")
+    if row.get("shared", 0) > SHARED:
+        wrong.append(f"{name}: {row['shared']} bytes of shared memory, {SHARED} are allowed")
     if row["spilled"]:
         wrong.append(f"{name}: {row['spilled']} bytes of registers spilled, 0 are allowed")
     return wrong

@@ -36,7 +36,8 @@ VARIANTS = [
     ("sequence of gaussian", "bf16", {"kernel": "add_gaussians_sequence"}),
     ("dot signs", "fp32", {"kernel": "dot_signs"}),
     ("dot gaussian", "fp32", {"kernel": "dot_gaussians"}),
-    # Not of 8-bit vectors: their loads stand in one block with those of seeds, as wide (sass.py).
+    ("dot signs", "int8", {"kernel": "dot_signs", "FORM": tl.int8}),
+    ("dot gaussian", "int8", {"kernel": "dot_gaussians", "FORM": tl.int8}),
 ]
 
 
@@ -47,7 +48,7 @@ def compile_variant(dtype: str, variant: dict, arch: int) -> tuple[bytes, str]:
     homes = (triton_kernels, triton_sequence, triton_dots)
     function = next(getattr(m, name) for m in homes if hasattr(m, name))
     constants = {
-        "TILES": triton_backend.TILES, "GROUPS": triton_backend.GROUPS, "DTYPE": _TYPES[dtype],
+        "TILES": triton_backend.TILES, "GROUPS": triton_backend.GROUPS, "DTYPE": _TYPES.get(dtype),
         "SINGLE": True, "STOCHASTIC": False, "HAS_PREV": False, "HAS_V": False,
         "FORM": tl.float32, **variant,
     }  # fmt: skip

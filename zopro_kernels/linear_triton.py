@@ -33,7 +33,7 @@ class Shape:
 def shape_of(
     tokens: int, outs: int, ins: int, offset: int, wide: bool, targeted: bool, small: bool = True
 ) -> Shape:
-    """Tiles that spill no registers (tools/linear_report.py).
+    """Tiles that spill no registers (tools/static_report.py).
 
     wide: x is fp32, which has no tensor cores here and takes smaller tiles; targeted: with prev or
     v, whose loads are not prefetched as far; small: False for the interpreter, which has no
@@ -52,6 +52,7 @@ def shape_of(
             )  # fmt: skip
         return Shape(most, rows, columns, one, whole, 4, stages)
     columns = 16 if small and (wide or not whole) else 64
+    rows = min(rows, 32) if wide and not whole else rows
     return Shape(most, rows, columns, one, whole, 4 if rows == 16 else 8, stages)
 
 

@@ -44,6 +44,15 @@ def _reach(pointer, DTYPE: tl.constexpr):
 
 
 @triton.jit
+def _bound(n):
+    """A loop's: interpreted by Triton 3.6 on NumPy 2.4, tensors of one element are no numbers."""
+    if NATIVE:
+        return n
+    else:
+        return n.handle.data.item()
+
+
+@triton.jit
 def _own(values, index, WHOLE: tl.constexpr):
     """Of the eight values (uint32 [n, 8]) of each group: all, or [n, 1], that of element index."""
     if WHOLE:
@@ -171,12 +180,13 @@ def perturbed_linear(
             ins, offset, param, BO, BK, WHOLE, SIGNS, DTYPE, STOCHASTIC, HAS_PREV, HAS_V, FORM,
         )  # fmt: skip
     col = first_row + tl.arange(0, BO)
-    for first in range(start, tl.minimum(start + blocks * BT, tokens), BT):
+    end = tl.minimum(start + blocks * BT, tokens)
+    for first in range(_bound(start), _bound(end), BT):
         acc = tl.zeros((BT, BO), tl.float32)
         if ONE:
             acc = _product(_tokens(x, first, 0, tokens, ins, BT, BK), copy, acc, DTYPE, XTYPE)
         else:
-            for column in range(0, ins, BK):
+            for column in range(0, _bound(ins), BK):
                 tile = _copy(
                     weight, prev, v, prev_scales, v_scales, integers, floats, normals, first_row,
                     column, outs, ins, offset, param, BO, BK, WHOLE, SIGNS, DTYPE, STOCHASTIC,

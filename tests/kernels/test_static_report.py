@@ -61,8 +61,10 @@ def test_elements_of_8_bits_are_told_from_descriptors(monkeypatch):
 
     descriptors = Block(code=["LDG.E.64 R2, desc[UR4][R2.64]"] * 3)
     rows = Block(code=["LDG.E.64 R8, desc[UR4][R6.64]", "LDG.E R5, desc[UR4][R4.64]",
-                       "F2I.S64.TRUNC R10, R9"])  # fmt: skip
-    assert _moved([descriptors, rows]) == [0, 8]
+                       *["F2I.S64.TRUNC R10, R9"] * 8])  # fmt: skip
+    masked = Block(code=["LDG.E.64 R8, desc[UR4][R6.64]", *["F2I.S64.TRUNC R10, R9"] * 128])
+    twice = Block(code=["LDG.E.64 R8, desc[UR4][R6.64]", *["F2I.S64.TRUNC R10, R9"] * 16])
+    assert _moved([descriptors, rows, masked, twice]) == [0, 8, 0, 8]
     with pytest.raises(ValueError, match="no wide access"):
         _moved([descriptors])
 
