@@ -180,7 +180,7 @@ def test_what_waits_for_a_step(tmp_path):
         pop.losses(losses(model, pop.copies(x), pop.copies(y)))
     for call in (
         lambda: opt.estimate(lambda: 1.0), lambda: opt.perturbed(1).__enter__(), opt.state_dict,
-        lambda: opt.population(2, model=model),
+        lambda: opt.population(3, model=model),
     ):  # fmt: skip
         with pytest.raises(RuntimeError, match="step"):
             call()

@@ -41,6 +41,8 @@ class SampledRewardTrainer(ZOPrOTrainer):
     Source: evolution strategies (arXiv 1703.03864) with ZOPrO's directions.
     """
 
+    scores_rollouts = False
+
     def __init__(self, *args: Any, common_samples: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for name, (value, reason) in NO_COUNTERPART.items():

@@ -7,16 +7,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..directions import Plan
 from ..engine import Engine
 from . import layers as kinds
+from .choices import layers_of, walk_of
 from .estimators import Tally, Together
 from .family import Family
 from .members import Members, rule_of
-from .refusals import check_model, guard_caches, lora_factors, owners
-from .walk import FamilyWalk, LowRankWalk, Walk
+from .refusals import check_model, guard_caches
+from .sharing import Sharing
 
 
 class Population:
@@ -28,26 +29,71 @@ class Population:
         self._plan, self._family, self._rule, self._named = plan, family, None, None
         self._members: Members | None = None
         self._layers: list[kinds.Layer] = []
+        self._sharing: Sharing | None = None
+        self._part: range | None = None
+
+    @property
+    def blocks(self) -> int:
+        """How often `copies` repeats a batch: the evaluations of the mapping that has a name."""
+        if self._named == "":
+            raise RuntimeError("copies: the mapping was given, so the batch is as it says already")
+        if self._named == "per_response":
+            return 2
+        return 2 * self.size if self.two_sided else self.size + 1
 
     def map(self, mapping: Any = "all", signs: Any = 1) -> None:
         """The mapping of the forwards from now on, as in `population`."""
-        if any(layer.ran for layer in self._layers):
-            raise RuntimeError("map: a forward has run whose losses are missing: call losses first")
+        self._untold("map")
         self._rule = rule_of(mapping, signs, self.size, self.two_sided)
         self._named = mapping if isinstance(mapping, str) or mapping is None else ""
+        self._part = None
+        self._renew()
+
+    def part(self, first: int, count: int) -> None:
+        """The forwards from now on are of blocks first .. first + count - 1 of the mapping that has
+        a name, which `copies` makes then: a large population in several forwards. Layers below the
+        first perturbed one run in the first of them only, and their outputs are kept meanwhile."""
+        self._untold("part")
+        if first < 0 or count < 1 or first + count > self.blocks:
+            raise ValueError(
+                f"part of blocks {first} to {first + count - 1}: there are {self.blocks}, from 0"
+            )
+        self._part = range(first, first + count)
+        self._renew(keep=count < self.blocks)
+
+    def _untold(self, what: str) -> None:
+        if any(layer.ran for layer in self._layers):
+            raise RuntimeError(
+                f"{what}: a forward has run whose losses are missing: call losses first"
+            )
+
+    def _renew(self, keep: bool = False) -> None:
         self._members = None
+        if self._sharing is not None:
+            self._sharing.blocks, self._sharing.keep = 0, keep
 
     def copies(self, batch: Any) -> Any:
         """`batch` (a tensor [B, ...], or a mapping of such; other values stay) as often as the
-        mapping "all" or "per_response" needs it: [n B, ...]."""
-        if self._named == "":
-            raise RuntimeError("copies: the mapping was given, so the batch is as it says already")
-        blocks = 2
-        if self._named != "per_response":
-            blocks = 2 * self.size if self.two_sided else self.size + 1
-        if isinstance(batch, Mapping):
-            return {key: self.copies(x) if isinstance(x, Tensor) else x for key, x in batch.items()}
-        return batch.repeat(blocks, *[1] * (batch.dim() - 1))
+        mapping "all" or "per_response" needs it, whole batch after whole batch: [n B, ...].
+
+        As long as the copies of a response are equal when the model gets them, what runs before the
+        first perturbed layer runs once for all (sharing.py)."""
+        blocks = self.blocks if self._part is None else len(self._part)
+        given = batch if isinstance(batch, Mapping) else {"": batch}
+        sizes = {len(x) for x in given.values() if isinstance(x, Tensor)}
+        if self._sharing is not None and len(sizes) == 1:
+            self._sharing.blocks, (self._sharing.rows,) = blocks, sizes
+        made = {
+            key: x.repeat(blocks, *[1] * (x.dim() - 1)) if isinstance(x, Tensor) else x
+            for key, x in given.items()
+        }
+        return made if isinstance(batch, Mapping) else made[""]
+
+    @property
+    def shared_sequences(self) -> int:
+        """How many sequences the submodules below the first perturbed layer ran, counted at each of
+        them: without sharing as many as the batches had."""
+        return self._sharing.seen
 
     def losses(self, values: Tensor) -> None:
         """Takes the losses of the sequences of the last forward: [S], real, one a sequence.
@@ -87,90 +133,44 @@ class Population:
                 f"{name} gets a batch of {sequences} where the forward's has {known.sequences} "
                 "sequences: layers that reshape or route the batch cannot be perturbed by sequence"
             )
-        streams, signs = self._rule(sequences)
+        streams, signs = self._keys(sequences)
         self._members = Members.of(self._plan, streams, signs, self._family)
         return self._members
 
-
-def layers_of(
-    model: nn.Module, plan: Plan, rank: int | None, pop: Population, family: Family | None
-) -> list[kinds.Layer]:
-    """The layers to replace; ValueError, which names them, for those that cannot be."""
-    factors, memory, refused, found = lora_factors(model), kinds.Memory(), [], []
-    for name, module, rows in owners(model, plan):
-        kind = _kind(module, rows, None if module in factors else rank)
-        if kind is None:
-            refused.append(f"{name} ({type(module).__name__})")
-            continue
-        sources = {
-            n: kinds.Source(plan, t, memory, None if family is None else family.basis[t])
-            for n, t in rows.items()
-        }
-        layer = kind(name, module, sources, pop.members, rank or 1)
-        if kind is kinds.LowRankLayer:
-            weight = sources["weight"]
-            weight.zeros = weight.parameter.new_zeros(sum(weight.parameter.shape) * rank).float()
-        found.append(layer)
-    if refused:
-        raise ValueError(
-            f"population cannot perturb {', '.join(refused[:3])}"
-            + (f" and {len(refused) - 3} more" if len(refused) > 3 else "")
-            + " by sequence: train LoRA, nn.Linear, LayerNorm or RMSNorm alone, or use estimate()"
-        )
-    return found
-
-
-def _kind(module: nn.Module, rows: dict[str, int], rank: int | None) -> type[kinds.Layer] | None:
-    """How the module is perturbed; None where it cannot be. rank: None for full noise."""
-    if type(module).forward is nn.Linear.forward:
-        outs, ins = module.weight.shape
-        low = rank is not None and "weight" in rows and rank * (outs + ins) < outs * ins
-        return kinds.LowRankLayer if low else kinds.LinearLayer
-    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
-        return kinds.NormLayer if len(module.normalized_shape) == 1 else None
-    own = type(module).__name__.endswith("RMSNorm") and list(rows) == ["weight"]
-    return kinds.OwnNormLayer if own and module.weight.dim() == 1 else None
-
-
-def _walk(
-    opt: Engine, plan: Plan, found: list[kinds.Layer], options: dict[str, Any]
-) -> Walk | None:
-    """The update, where the pass with noise is not it. ValueError for low-rank directions that
-    should have more in them than noise, or be logged."""
-    low = [layer for layer in found if isinstance(layer, kinds.LowRankLayer)]
-    if low and (plan.prev is not None or options["family"] is not None):
-        raise ValueError(
-            f"population with targets or a family needs full directions, but {low[0].name} is "
-            "large: give rank=None (copies of whole weights are made), or train adapters"
-        )
-    if low and opt._step_log is not None:
-        raise ValueError(
-            f"population along low-rank directions (rank={options['rank']}) with a step log, which "
-            "knows full ones alone: give rank=None, or close() the log"
-        )
-    if options["family"] is not None:
-        return FamilyWalk(options["family"])
-    return (
-        LowRankWalk([layer.sources["weight"].t for layer in low], options["rank"]) if low else None
-    )
+    def _keys(self, sequences: int) -> tuple[list[int], list[int]]:
+        part = self._part
+        if part is None:
+            return self._rule(sequences)
+        rows, rest = divmod(sequences, len(part))
+        if rest:
+            raise ValueError(
+                f"the batch has {sequences} sequences for a part of {len(part)} blocks: give each "
+                "response once for each of them (`copies`)"
+            )
+        cut = slice(part.start * rows, part.stop * rows)
+        streams, signs = self._rule(rows * self.blocks)
+        return streams[cut], signs[cut]
 
 
 @contextmanager
 def opened(
     opt: Engine, plan: Plan, size: int, mapping: Any, signs: Any, options: dict[str, Any]
 ) -> Iterator[Population]:
-    """The block itself: forwards replaced, then as they were; on success `opt` has its estimate."""
+    """The block itself: forwards replaced, then as they were; on success `opt` has its estimate,
+    the mean of this and those that wait already."""
     two_sided, family = options["estimator"] == "two_sided", options["family"]
     pop = Population(plan, size, two_sided, family)
     pop.map(mapping, signs)
     model = check_model(options["model"])
-    found = layers_of(model, plan, options["rank"], pop, family)
-    walk = _walk(opt, plan, found, options)
+    found = layers_of(model, plan, options["rank"], pop.members, family)
+    walk = walk_of(opt, plan, found, options)
     pop._layers = found
+    pop._sharing = sharing = Sharing(model, [layer.module for layer in found])
     hooks: list[Any] = []
     opt._busy = "a population"
     try:
         hooks = guard_caches(model)
+        sharing.install()
         for layer in found:
             layer.replace()
         with torch.no_grad():
@@ -180,10 +180,12 @@ def opened(
         for layer in reversed(found):
             if layer.original is not None:
                 layer.restore()
+        sharing.remove()
         for hook in hooks:
             hook.remove()
     if pop.tally.sums is not None:
         eps = opt.param_groups[plan.group_of[0]]["eps"]
         scaled = options["scale"] == "std"
-        opt._pending = Together.gathered(pop.tally, plan, two_sided, scaled, eps, walk)
+        made = Together.gathered(pop.tally, plan, two_sided, scaled, eps, walk)
+        opt._pending = made if opt._pending is None else opt._pending.plus(made)
         opt._plan = plan

@@ -25,7 +25,7 @@ direction a response.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -35,6 +35,7 @@ from ..devices import moved
 from ..directions import Plan
 from ..measure import Pending
 from .members import COMMON, Members
+from .walk import FamilyWalk
 
 SCALES = ("none", "std")
 ROWS = {1: 0, -1: 1, 0: 2}  # of sums and counts, by sign
@@ -103,12 +104,12 @@ class Tally:
 class Together(Pending):
     """A population's losses on their way into the step.
 
-    sums: as Pending's, of mean losses; `weight`: K w_k, fp64 [K]; `scaled`: by the standard
+    sums: as Pending's, of mean losses; `weight`: K w_k; `scaled`: by the standard
     deviation of the losses, where the first tensor's eps is `eps`.
     """
 
     two_sided: bool = True
-    weight: Tensor | None = None
+    weight: tuple[float, ...] = ()
     scaled: bool = False
     eps: float = 1.0
     accumulates: ClassVar[bool] = False
@@ -121,18 +122,40 @@ class Together(Pending):
         tally.check(two_sided)
         means = tally.means(two_sided)
         sums = torch.cat([means.view(-1), tally.sums.sum().view(1)])
-        counts = torch.tensor(tally.counts[0][:-1], dtype=torch.float64)
-        weight = moved(counts * len(counts) / counts.sum(), plan.device)
+        counts = tally.counts[0][:-1]
+        weight = tuple(n * len(counts) / sum(counts) for n in counts)
         number = sum(map(sum, tally.counts))
         return cls(moved(sums, plan.device), number, 1, walk, two_sided, weight, scaled, eps)
+
+    def serves(self, size: int, options: dict[str, Any]) -> bool:
+        """Whether another population with these options is along the same directions."""
+        family = None if not isinstance(self.walk, FamilyWalk) else self.walk.family
+        asked = (size, options["estimator"] == "two_sided", options["scale"] == "std")
+        return asked == (len(self.weight), self.two_sided, self.scaled) and (
+            options["family"] is family
+        )
+
+    def plus(self, other: Together) -> Together:
+        """Both estimates along the same directions, each with the same weight, as `estimate` adds
+        them up. ValueError where their sequences are shared out among the directions otherwise."""
+        if self.weight != other.weight:
+            raise ValueError(
+                "populations that wait for one step have other numbers of sequences a direction: "
+                "give each the same mapping, or call step() between them"
+            )
+        return replace(
+            self, sums=self.sums + moved(other.sums, self.sums.device),
+            loss_count=self.loss_count + other.loss_count,
+            estimates=self.estimates + other.estimates,
+        )  # fmt: skip
 
     def slopes(self, two_sided: bool) -> Tensor:
         """K w_k s_k, [K]: their mean along the directions is the estimate. `two_sided`, the
         optimizer's own, does not matter."""
         raw = super().slopes(self.two_sided)
         if self.scaled:
-            raw = raw * (self.eps / self.sums[: len(raw)].std())
-        return raw * moved(self.weight, raw.device)
+            raw = raw * (self.eps / (self.sums[: len(raw)] / self.estimates).std())
+        return raw * moved(torch.tensor(self.weight, dtype=torch.float64), raw.device)
 
     def state(self) -> dict[str, Any]:
         raise RuntimeError("state_dict: a population waits for a step; call step() first")

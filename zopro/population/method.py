@@ -12,7 +12,7 @@ from .. import checks, targets
 from ..aimed import Aimed
 from ..seeds import DIRECTION
 from .context import Population, opened
-from .estimators import SCALES
+from .estimators import SCALES, Together
 from .family import Family
 
 
@@ -42,7 +42,8 @@ class Populated(Aimed):
         makes theta + r z for some sequences at a time as its own forward runs (the bits that
         `zk.add_noise_` leaves), whatever their order, padding or neighbours; the base weights'
         products are shared. After the block `step()` takes the update along all directions, in one
-        pass, and its lr, eps and weight decay mean what they always do.
+        pass, and its lr, eps and weight decay mean what they always do. Another block before it
+        adds an estimate along the same directions, as `estimate` does: the step takes the mean.
 
         size: K, the number of directions. mapping: "all" (each response once for each direction and
         sign, as `pop.copies` makes it), "per_response" (response b has direction b; K is the number
@@ -59,7 +60,7 @@ class Populated(Aimed):
 
         Raises ValueError or TypeError for a model, layer or mapping that does not serve, named.
         """
-        self._idle("population", no_estimates=True)
+        self._idle("population", no_estimates=not isinstance(self._pending, Together))
         options = {
             "estimator": checks.choice(
                 "estimator", estimator or self._estimator, checks.ESTIMATORS
@@ -75,10 +76,17 @@ class Populated(Aimed):
             raise ValueError("population: give size, the number of directions")
         size = checks.integer("size", size, 1, 2**31)
         self._check_population(size, options, family)
-        self._weights.home()
-        self._plan = None
-        plan = self._build_plan(self._step_seed(DIRECTION), size)
-        return opened(self, plan, size, mapping, signs, options)
+        if self._pending is None:
+            self._weights.home()
+            self._plan = None
+            plan = self._build_plan(self._step_seed(DIRECTION), size)
+            return opened(self, plan, size, mapping, signs, options)
+        if not self._pending.serves(size, options):
+            raise RuntimeError(
+                "population of other directions than the one that waits for a step: call step() "
+                "first, or give the same size, estimator, scale and family"
+            )
+        return opened(self, self._plan, size, mapping, signs, options)
 
     def family(self, updates: Sequence[Sequence[Tensor] | Mapping[str, Tensor]]) -> Family:
         """Orthonormal directions that span `updates`: m of the policy's earlier updates, each as

@@ -1,48 +1,17 @@
 """The arguments of zeroth-order training: fields beside a Hugging Face configuration's own."""
 
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import TrainingArguments
 from trl import RLOOConfig
 
 import zopro_kernels as zk
 from zopro import checks, schedules
 from zopro.targets import STORAGES
 
-_NO_GRAPH = "there is no graph to recompute"
-_NO_MOMENTS = "ZOPrO keeps no moments"
-_NO_DDP = "there is no gradient to reduce, so no DDP"
-# What only a backward pass or another optimizer reads: the values that mean "off" (the first is
-# set), and why. The parent's own default is set to it with a notice, every other value is refused.
-OFF: dict[str, tuple[tuple, str]] = {
-    "max_grad_norm": ((0.0, None), "there is no gradient to clip"),
-    "activation_checkpointing": ((None, False), _NO_GRAPH),
-    "activation_checkpointing_kwargs": ((None, {}), _NO_GRAPH),
-    "gradient_checkpointing": ((None, False), _NO_GRAPH),
-    "gradient_checkpointing_kwargs": ((None, {}), _NO_GRAPH),
-    "activation_offloading": ((False, None), "there is no graph to offload"),
-    "neftune_noise_alpha": ((None, 0), "both signs must see the same function"),
-    "adam_beta1": ((0.9,), _NO_MOMENTS),
-    "adam_beta2": ((0.999,), _NO_MOMENTS),
-    "adam_epsilon": ((1e-8,), f"{_NO_MOMENTS}; the perturbation's size is `zo_eps`"),
-    "ddp_find_unused_parameters": ((None,), _NO_DDP),
-    "ddp_bucket_cap_mb": ((None,), _NO_DDP),
-    "ddp_broadcast_buffers": ((None,), _NO_DDP),
-    "ddp_static_graph": ((None,), _NO_DDP),
-}
+from . import backward
 
-# What asks for something else than zeroth-order training on whole weights: refused.
-REFUSED = {
-    "fp16": "loss scaling is made for gradients; load the model in bfloat16, or use bf16=True",
-    "fsdp": "sharded parameters are not supported; use plain data parallelism (torchrun)",
-    "deepspeed": "DeepSpeed is not supported; use plain data parallelism (torchrun)",
-    "optim_args": "the optimizer is ZOPrO; its arguments are the fields that begin with `zo_`",
-    "optim_target_modules": "the optimizer is ZOPrO; it trains what requires a gradient",
-    "use_weighting": "its weights are held fixed in the gradient, but move the loss's value",
-}
-DETACHED_LOSSES = ("dft", "cispo")  # SFT's, GRPO's
+MAPPINGS = ("all", "per_response")
 
 
 @dataclass
@@ -82,6 +51,11 @@ class ZerothOrderArguments:
         zo_lookahead (bool): the pass that restores and updates perturbs for the next step too: two
             passes over the weights a step instead of three. In place, two-sided. Callbacks: see
             `ZerothOrderMixin`.
+        zo_population (int >= 1 or None): score so many directions in few large forwards over copies
+            of the batch (docs/population.md), instead of `zo_num_directions` one after another:
+            RLOO and GRPO.
+        zo_population_mapping: "all" directions on all responses, or "per_response", one each.
+        zo_population_sequences (int >= 1): of one such forward at most, but at least a batch.
         zo_backend (str or None): of the kernels; None picks by device.
         zo_log_steps: write `steps.zolog` to the output folder, from which `zopro replay` rebuilds
             the weights of any step (docs/replay.md); an adapter's start is saved beside it.
@@ -130,6 +104,15 @@ class ZerothOrderArguments:
     zo_lookahead: bool = field(
         default=False, metadata={"help": "Perturb for the next step while updating."}
     )
+    zo_population: int | None = field(
+        default=None, metadata={"help": "Directions scored in few large forwards. None: singly."}
+    )
+    zo_population_mapping: str = field(
+        default="all", metadata={"help": f"Of directions to responses, one of {MAPPINGS}."}
+    )
+    zo_population_sequences: int = field(
+        default=256, metadata={"help": "Sequences of a population's forward, at most."}
+    )
     zo_backend: str | None = field(
         default=None, metadata={"help": "Backend of the kernels. None picks by device."}
     )
@@ -145,8 +128,8 @@ class ZerothOrderArguments:
 
     def __post_init__(self):
         self._validate()
-        self._refuse()
-        self._switch_off()
+        backward.refuse(self)
+        backward.switch_off(self, ZerothOrderArguments)
         super().__post_init__()
 
     def zero_order_arguments(self) -> dict[str, Any]:
@@ -155,7 +138,7 @@ class ZerothOrderArguments:
             "lr": self.learning_rate,
             "eps": self.zo_eps,
             "distribution": self.zo_distribution,
-            "num_directions": self.zo_num_directions,
+            "num_directions": self._directions(),
             "estimator": self.zo_estimator,
             "rounding": self.zo_rounding,
             "restore": self.zo_restore,
@@ -163,6 +146,9 @@ class ZerothOrderArguments:
             "lookahead": self.zo_lookahead,
             "backend": self.zo_backend,
         }
+
+    def _directions(self) -> int:
+        return self.zo_num_directions if self.zo_population is None else self.zo_population
 
     def _validate(self):
         if self.zo_eps != "auto":
@@ -180,53 +166,40 @@ class ZerothOrderArguments:
             ("zo_target_storage", STORAGES),
             ("zo_rounding", checks.ROUNDINGS),
             ("zo_restore", checks.RESTORES),
+            ("zo_population_mapping", MAPPINGS),
         ):
             checks.choice(name, getattr(self, name), known)
         checks.integer("zo_num_directions", self.zo_num_directions, 1)
         checks.integer("zo_noise_every", self.zo_noise_every, 0)
         checks.integer("zo_sketch_every", self.zo_sketch_every, 0)
+        self._validate_population()
         if self.zo_seed is not None:
             checks.integer("zo_seed", self.zo_seed, 0, 2**64)
         if self.zo_backend is not None:
             checks.choice("zo_backend", self.zo_backend, tuple(zk.backends()))
 
-    def _refuse(self):
-        for name, reason in REFUSED.items():
-            if getattr(self, name, None):
-                raise ValueError(f"{name}={getattr(self, name)!r} is refused: {reason}.")
-        loss_type = getattr(self, "loss_type", None)
-        if loss_type in DETACHED_LOSSES:
+    def _validate_population(self):
+        checks.integer("zo_population_sequences", self.zo_population_sequences, 1)
+        size = self.zo_population
+        if size is None:
+            return
+        checks.integer("zo_population", size, 1)
+        if self.zo_num_directions not in (1, size):
             raise ValueError(
-                f"loss_type={loss_type!r} is refused: a detached factor makes its gradient another"
-                " than the slope of its value, which is what forward passes measure."
+                f"zo_num_directions={self.zo_num_directions} beside zo_population={size}: the "
+                "population is the directions; leave zo_num_directions out"
             )
-        if self.optim != TrainingArguments.default_optim:
+        if self.zo_lookahead:
             raise ValueError(
-                f"optim={str(getattr(self.optim, 'value', self.optim))!r} is refused: the optimizer"
-                " of this trainer is ZOPrO; leave `optim` out."
+                f"zo_lookahead=True with zo_population={size}, which perturbs no stored weight: "
+                "leave one out"
             )
-
-    def _switch_off(self):
-        for name, (off, reason) in OFF.items():
-            given = getattr(self, name, None)
-            if given in off:
-                continue
-            if given != _default_of(type(self), name):
-                raise ValueError(
-                    f"{name}={given!r} is refused: {reason}; leave `{name}` out or set {off[0]!r}."
-                )
-            # The caller of the configuration: above its __init__ and __post_init__.
-            warnings.warn(f"{name}={given!r} is switched off: {reason}.", stacklevel=4)
-            setattr(self, name, off[0])
-
-
-def _default_of(cls: type, name: str) -> Any:
-    """The default of a field as the Hugging Face configuration under `cls` has it."""
-    for parent in cls.__mro__[cls.__mro__.index(ZerothOrderArguments) + 1 :]:
-        found = getattr(parent, "__dataclass_fields__", {}).get(name)
-        if found is not None:
-            return found.default
-    return None
+        batch = self.per_device_train_batch_size
+        if self.zo_population_mapping == "per_response" and size != batch:
+            raise ValueError(
+                f"zo_population={size} with zo_population_mapping='per_response': give one for "
+                f"each response of a batch, per_device_train_batch_size={batch}"
+            )
 
 
 @dataclass

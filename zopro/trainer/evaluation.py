@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 
@@ -66,3 +67,14 @@ class CommonRandomNumbers:
     def _of(device, verb, *state):
         where = () if device.type == "mps" else (device,)  # it has one device and takes none
         return getattr(torch.get_device_module(device), f"{verb}_rng_state")(*state, *where)
+
+
+def steps_in_loss(trainer: Any, num_items_in_batch: Any) -> int:
+    """By how many micro-batches the parent's compute_loss has divided its loss already. The rule is
+    Trainer.training_step's."""
+    scaled = getattr(trainer, "loss_is_scaled_for_ga", None)
+    if scaled is None:
+        scaled = (
+            trainer.model_accepts_loss_kwargs and num_items_in_batch is not None
+        ) or trainer.compute_loss_func is not None
+    return trainer.current_gradient_accumulation_steps if scaled else 1

@@ -17,15 +17,16 @@ from .distributed import (
     refuse_sharding,
     refuse_wrapped,
 )
-from .evaluation import CommonRandomNumbers, root_in_eval, submodules_in_eval
+from .evaluation import CommonRandomNumbers, root_in_eval, steps_in_loss, submodules_in_eval
 from .health import health, loss_noise, noise_is_due
 from .logs import LogSteps
+from .populated import Populated
 from .progress import Recoverable
 from .settling import Settle, attached, settle, watched
 from .sketching import SketchSteps
 
 
-class ZerothOrderMixin(Recoverable):
+class ZerothOrderMixin(Populated, Recoverable):
     """Turns `transformers.Trainer` or any child of it into a zeroth-order trainer:
 
         class ZOSFTTrainer(ZerothOrderMixin, SFTTrainer):
@@ -54,8 +55,7 @@ class ZerothOrderMixin(Recoverable):
       `trainer.zopro.settle()` first; `on_pre_optimizer_step` and `on_substep_end` find theta.
     - Several ranks each hold the whole model and average their losses; see `distributed`.
 
-    Sources: MeZO (arXiv 2305.17333) for forward-only fine-tuning, ZOPrO (arXiv 2503.03460) for
-    targeted directions.
+    Sources: MeZO (arXiv 2305.17333); ZOPrO (arXiv 2503.03460) for targeted directions.
     """
 
     common_random_numbers = True
@@ -66,6 +66,7 @@ class ZerothOrderMixin(Recoverable):
         require_zeroth_order(self.args)
         super().create_accelerator_and_postprocess()
         refuse_sharding(self.accelerator, self.args)
+        self.check_population()
         if self.accelerator.mixed_precision == "fp16":
             raise ValueError(
                 "mixed_precision='fp16' is refused: loss scaling is made for gradients; use bf16"
@@ -87,6 +88,7 @@ class ZerothOrderMixin(Recoverable):
             raise TypeError("optimizer_cls_and_kwargs is refused: the optimizer here is ZOPrO.")
         if self.optimizer is None:
             self.optimizer = self._build_optimizer(self.model if model is None else model)
+        self.check_population()
         if not isinstance(self.zopro, ZOPrO):
             raise TypeError(
                 f"optimizers holds a {type(self.zopro).__name__}, which needs gradients: pass a"
@@ -149,27 +151,35 @@ class ZerothOrderMixin(Recoverable):
             return parent(model, inputs, return_outputs)
 
         # The parent adds up the losses of the micro-batches of a step, ZOPrO averages them.
-        share = self._steps_in_loss(num_items_in_batch)
+        share = steps_in_loss(self, num_items_in_batch)
         counters = {name: n for name, n in vars(self).items() if type(n) is int}
         replay = CommonRandomNumbers(p.device for p in model.parameters())
 
         @torch.no_grad()
-        def closure() -> torch.Tensor:
+        def evaluate(batch) -> torch.Tensor:
             if self.common_random_numbers:
                 replay()
             vars(self).update(counters)  # the batch counts once, however often it is evaluated
             torch.clear_autocast_cache()  # an outer autocast would keep the unperturbed weights
-            loss = parent(model, {**inputs})  # a copy: some parents pop their labels
+            loss = parent(model, {**batch})  # a copy: some parents pop their labels
             return mean_loss(self.accelerator, loss * share)
 
+        closure = functools.partial(evaluate, inputs)
+        if self.scored_together():
+            self._measure_noise(closure, self.zopro._pending is None)
+            loss = self.population_estimate(evaluate, model, inputs) / share
+            return loss.detach().requires_grad_()
         # The way back is a part of the update, unless somebody may look in between.
         last = self.accelerator.gradient_state.sync_gradients
         event = "on_pre_optimizer_step" if last else "on_substep_end"
         looks = watched(self.callback_handler.callbacks, event)
         loss = self.zopro.estimate(closure, restore=looks) / share
-        if last and noise_is_due(self.args, self.zopro):
-            self._noise = loss_noise(self.zopro, closure)
+        self._measure_noise(closure, last)
         return loss.detach().requires_grad_()
+
+    def _measure_noise(self, closure, when: bool) -> None:
+        if when and noise_is_due(self.args, self.zopro):
+            self._noise = loss_noise(self.zopro, closure)
 
     def train(self, *args, **kwargs):
         """The parent's; the weights are theta afterwards, also when it raises."""
@@ -220,16 +230,6 @@ class ZerothOrderMixin(Recoverable):
             return super()._generate_and_score_completions(inputs)
         finally:
             self.num_iterations = kept
-
-    def _steps_in_loss(self, num_items_in_batch) -> int:
-        # By how many micro-batches the parent's compute_loss has divided its loss already. The
-        # rule is Trainer.training_step's.
-        scaled = getattr(self, "loss_is_scaled_for_ga", None)
-        if scaled is None:
-            scaled = (
-                self.model_accepts_loss_kwargs and num_items_in_batch is not None
-            ) or self.compute_loss_func is not None
-        return self.current_gradient_accumulation_steps if scaled else 1
 
     def _build_optimizer(self, model) -> ZOPrO:
         refuse_wrapped(model)
