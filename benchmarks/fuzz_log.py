@@ -27,7 +27,7 @@ from fuzz_runs import Subject, subjects
 from zopro import replay
 from zopro.steplog import Log, layout, read_log
 
-SECONDS = 30  # of CPU time, which others' load does not stretch: a replay that takes longer was asked for more than a log may ask
+SECONDS = 30  # of CPU time: a replay that takes longer was asked for more than a log may ask
 
 
 def damaged(data: bytes, random_: random.Random, pieces: list[bytes]) -> tuple[str, bytes]:
