@@ -45,19 +45,28 @@ bench: env
 bench-gpu: env
 	$(BIN)/python benchmarks/bench_all.py cuda
 
-# SmolLM2-135M-Instruct on the three tasks: a supervised start, then rates around the
-# small model's, then the comparison. Stopped, it goes on where it was: made runs are kept.
+# SmolLM2-135M-Instruct on the three tasks: a supervised start, tuning (learning_large.py), the
+# comparison; then the whole method with its defaults, scored before and after. A call begins no
+# further run after LEARNING_SECONDS of a plan, so that it fits a limit; the next goes on: runs and
+# steps that are made are kept.
+LEARNING_SECONDS ?= 100000
+SMOL := runs/smollm2
+
 learning-gpu: env
 	$(BIN)/python -m pip install --quiet --editable ".[dev,bench]"
-	$(BIN)/python benchmarks/smollm2.py runs/smollm2
+	test -f $(SMOL)/config.json || $(BIN)/python benchmarks/smollm2.py $(SMOL)
 	for task in translation summarisation dialogue; do \
-	  $(BIN)/zopro sft --task $$task --model runs/smollm2 --merge --max_steps 200 \
-	    --per_device_train_batch_size 32 --output_dir runs/smollm2-$$task && \
-	  for plan in "tune --tuned cpu --seconds 30" "compare --seconds 60"; do \
-	    $(BIN)/python benchmarks/learning.py $$plan --task $$task --model runs/smollm2-$$task \
-	      --device cuda --name gpu_$$task --workers 1 --seeds 3 || exit 1; \
-	  done || exit 1; \
+	  test -f $(SMOL)-$$task/model.safetensors || \
+	    $(BIN)/zopro sft --task $$task --model $(SMOL) --merge --max_steps 200 --save_steps 25 \
+	      --per_device_train_batch_size 32 --output_dir $(SMOL)-$$task || exit 1; \
+	  for plan in "tune --large --seconds 30" "compare --seconds 60 --seeds 3"; do \
+	    $(BIN)/python benchmarks/learning.py $$plan --task $$task --model $(SMOL)-$$task \
+	      --device cuda --name gpu_$$task --workers 1 --stop_after $(LEARNING_SECONDS) || exit 1; \
+	  done; \
 	done
+	test -f benchmarks/results/defaults_gpu.json || $(BIN)/python benchmarks/defaults.py \
+	  --starts translation=$(SMOL)-translation --folder runs/defaults-gpu \
+	  --json benchmarks/results/defaults_gpu.json
 
 clean:
 	rm -rf $(VENV) build *.egg-info zopro_kernels/*.so

@@ -20,17 +20,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from harness import RESULTS, commit, record
-from learning_plans import best, planned
+from learning_large import LARGE
+from learning_plans import TUNED, best, planned
 from learning_run import BASE
 from learning_stats import METHODS, USUAL
 
@@ -66,6 +69,9 @@ def main() -> None:
     parser.add_argument("--set", default="{}", help="JSON: other settings of learning_run.py")
     parser.add_argument("--name", default="cpu", help="of the records: results/learning_PLAN_NAME")
     parser.add_argument("--tuned", nargs="+", help="names of tuning records (default: --name)")
+    parser.add_argument("--large", action="store_true", help="tune: the runs of learning_large.py")
+    parser.add_argument("--stop_after", type=float, default=math.inf, help="seconds after which no "
+                        "further run begins; the same command goes on")  # fmt: skip
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=USUAL)
     for name in ("task", "model", "device"):
         parser.add_argument(f"--{name}", default=BASE[name])
@@ -86,14 +92,20 @@ def main() -> None:
     if args.plan != "tune" and "held_out" not in asked:
         base["held_out"] = 1200  # what is reported is judged on more prompts
     split = "test" if args.plan == "compare" else base["split"]
-    wanted = [start_of(base, split), *planned(args.plan, base, tuned, seeds, args.methods)]
+    wanted = [start_of(base, split), *planned(args.plan, base, tuned, seeds, args.methods,
+                                                  LARGE if args.large else TUNED)]  # fmt: skip
     held = [r for r in held if {**BASE, **r["settings"]} in wanted]  # others are of an older plan
     made = [{**BASE, **r["settings"]} for r in held]
     wanted = [s for s in wanted if s not in made]
+    end, left = time.monotonic() + args.stop_after, 0
     with ThreadPoolExecutor(args.workers) as pool:
-        for done in as_completed([pool.submit(run, s) for s in wanted]):
+        for done in as_completed([pool.submit(run_before, end, s) for s in wanted]):
             if done.exception() is not None:  # the other runs go on
                 print(done.exception(), file=sys.stderr, flush=True)
+                left += 1
+                continue
+            if done.result() is None:
+                left += 1
                 continue
             held.append(done.result())
             record(path, {"plan": args.plan, "workers": args.workers, "runs": held})
@@ -104,6 +116,13 @@ def main() -> None:
         rewards.setdefault(name, []).append(r["curve"][-1]["reward"])
     for name, values in rewards.items():
         print(f"{name:60} {statistics.mean(values):.4f}  {len(values)} seeds")
+    if left:
+        raise SystemExit(f"{left} runs are left: the same command goes on")
+
+
+def run_before(end: float, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """`run`, or None where its time to begin, on the monotonic clock, is over."""
+    return run(settings) if time.monotonic() < end else None
 
 
 def told(r: dict[str, Any]) -> None:

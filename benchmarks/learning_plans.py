@@ -146,12 +146,13 @@ RELATIVE = ("lr", "eps")  # of ABLATED: factors on the tuned value
 
 
 def planned(
-    plan: str, base: dict[str, Any], tuned: dict[str, Any], seeds: int, methods: Sequence[str]
-) -> list[dict]:
-    """The settings of all runs of a plan; `label` names what is compared."""
+    plan: str, base: dict[str, Any], tuned: dict[str, Any], seeds: int, methods: Sequence[str],
+    tries: dict[str, list[dict[str, Any]]] = TUNED,
+) -> list[dict]:  # fmt: skip
+    """The settings of all runs of a plan; `label` names what is compared. tries: of tuning."""
     runs = []
     if plan == "tune":
-        tried = {m: around(tuned[m]) for m in methods} if tuned else TUNED
+        tried = {m: around(tuned[m]) for m in methods} if tuned else tries
         for changes in zip(*(tried[m] for m in methods), strict=True):
             for method, change in zip(methods, changes):
                 kind = {"method": KINDS.get(method, method)}
