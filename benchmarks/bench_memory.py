@@ -4,8 +4,9 @@
 
 On a Llama of a published shape with random weights (shapes.py): a forward under no_grad, a step of
 ZOPrO in place and exact (targeted by a previous update and a reward's, int8 as the trainers store
-them: also layer by layer, as `zopro train` restores an adapter), of the mixin over transformers.Trainer (in place), of MeZO (re-created from its operations,
-peers.py), and AdamW with its backward. The peak is that of the second step,
+them: also layer by layer, as `zopro train` restores an adapter), of the mixin over
+transformers.Trainer (in place), of MeZO (re-created from its operations, peers.py), and AdamW with
+its backward. The peak is that of the second step,
 weights and optimizer state included, over what was held before the model was made. On a CPU it is
 that of resident memory (Linux: VmHWM), a fresh process for each; what Python and torch load late,
 a tiny model's step has loaded before. On a GPU it is torch.cuda.max_memory_allocated.
@@ -33,8 +34,12 @@ from torch import Tensor
 
 PLANS = {
     "cpu": ["135m:fp32:lora:2x128", "135m:fp32:lora64:8x128", "135m:fp32:full:2x128"],
-    "cuda": ["1b:bf16:full:16x512", "1b:bf16:lora:16x512", "1b:bf16:lora64:16x512",
-             "8b:bf16:lora:4x512"],
+    "cuda": [
+        "1b:bf16:full:16x512",
+        "1b:bf16:lora:16x512",
+        "1b:bf16:lora64:16x512",
+        "8b:bf16:lora:4x512",
+    ],
 }
 WAYS = ("forward", "ZOPrO in place", "ZOPrO exact", "ZOPrO targeted in place",
         "ZOPrO targeted exact", "ZOPrO targeted layerwise", "trainer in place",
@@ -161,8 +166,9 @@ def in_a_process(way: str, plan: str, device: str) -> dict[str, Any]:
 
 def main() -> int:
     parser = options(__doc__, budget=150)
-    parser.add_argument("--plan", nargs="+", help="SHAPE:DTYPE:full|lora|lora64:BATCHxLENGTH; shapes: "
-                        f"{', '.join(shapes.SHAPES)}")  # fmt: skip
+    parser.add_argument("--plan", nargs="+", help="SHAPE:DTYPE:full|lora|lora64:BATCHxLENGTH; "
+                        f"shapes: {', '.join(shapes.SHAPES)}")  # fmt: skip
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="default: all")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     args = parsed(parser)
     plans = args.plan or PLANS[args.device]
@@ -173,7 +179,7 @@ def main() -> int:
     work = in_a_process if args.device == "cpu" else measure
     for plan in plans:
         forward = None
-        for way in WAYS:
+        for way in args.ways:
             row = cases.run(f"{plan}, {way}", work, way, plan, args.device)
             if row is None:
                 continue

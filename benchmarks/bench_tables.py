@@ -162,10 +162,13 @@ def step_told(result: Record) -> str:
 
 
 def memory_told(result: Record) -> str:
-    ways = {(r["plan"], r["way"]): r["over_forward"] for r in result["steps"]}
-    plan = result["steps"][0]["plan"]
-    ours, first_order = (ways.get((plan, w)) for w in ("ZOPrO in place", "AdamW"))
-    return f"{number(ours, '.3f')} (AdamW: {number(first_order, '.2f')})"
+    return _memory_of(result, ":full:", "ZOPrO in place")
+
+
+def _memory_of(result: Record, trained: str, way: str) -> str:
+    rows = [r for r in result["steps"] if trained in r["plan"]]
+    ways = {r["way"]: r["over_forward"] for r in rows if r["plan"] == rows[0]["plan"]}
+    return f"{number(ways.get(way), '.3f')} (AdamW: {number(ways.get('AdamW'), '.2f')})"
 
 
 def rollout_told(result: Record) -> str:
