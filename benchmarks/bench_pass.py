@@ -8,8 +8,9 @@ whose total is over four times the last-level cache, and ratios are medians of t
 ratios, so a machine whose speed drifts slows both sides.
 
 `--check` (CPU) exits with 1 and a sentence where a goal of GOALS is missed; a miss is measured
-again, twice at most, because other work on the machine looks like one. It writes no file unless
---out names one.
+again, twice at most, because other work on the machine looks like one. Short passes are repeated
+within a round (STEADY_SECONDS), so that a slip of milliseconds does not decide what a pass of 20 ms
+is beside one of 500. It writes no file unless --out names one.
 """
 
 from __future__ import annotations
@@ -49,11 +50,12 @@ GOALS = (
     Goal("gaussian bf16 nearest", "gaussian fp32 nearest", 0.50, 0.25),
     Goal("gaussian bf16 stochastic", "gaussian fp32 nearest", 0.50, 0.25),
 )
-ATTEMPTS = 3
+# Of --check: rounds, and for how long a round repeats each pass, whose median is the round's time.
+ATTEMPTS, CHECK_ROUNDS, STEADY_SECONDS = 3, 15, 0.15
 NUMELS = {"cpu": [1 << 20, 1 << 26], "cuda": [1 << 20, 1 << 26, 1 << 30]}
 # Small layouts take more rounds: so many elements in all. Of slow contenders a few must do: they
 # leave after the round in which their seconds, warm-up included, reach MOST_SECONDS.
-ELEMENTS, MOST_ROUNDS, MOST_SECONDS = 1 << 26, 100, 2.0
+ROUNDS, ELEMENTS, MOST_ROUNDS, MOST_SECONDS = 7, 1 << 26, 100, 2.0
 
 
 def extra_memory(numel: int) -> int:
@@ -118,11 +120,23 @@ def missed(ratios: dict[str, float], limits: dict[str, float]) -> list[str]:
     ]
 
 
+def steady(timer: Callable[[Callable[[], None]], float]) -> Callable[[Callable[[], None]], float]:
+    """Median seconds of as many calls as make up STEADY_SECONDS."""
+
+    def seconds(function: Callable[[], None]) -> float:
+        found: list[float] = []
+        while not found or sum(found) < STEADY_SECONDS:
+            found.append(timer(function))
+        return statistics.median(found)
+
+    return seconds
+
+
 def check(numel: int, rounds: int, timer: Callable[[Callable[[], None]], float]) -> list[str]:
     """What `missed` says of the best of ATTEMPTS; ends with the first that misses nothing."""
     passes, best, wrong = of_goals(numel), {goal.name: 0.0 for goal in GOALS}, []
     for _ in range(ATTEMPTS):
-        seconds = measure(passes, rounds, timer)
+        seconds = measure(passes, rounds, steady(timer))
         best = {g.name: max(best[g.name], ratio(seconds, g.name, g.over)) for g in GOALS}
         wrong = missed(best, {goal.name: goal.goal for goal in GOALS})
         if not wrong:
@@ -203,22 +217,23 @@ def main() -> int:
     parser = options(__doc__, budget=150)
     parser.add_argument("--numel", type=int, nargs="+", help=f"of one tensor; default {NUMELS}")
     parser.add_argument("--lora", type=int, default=300, help="tensors of an adapter; 0: none")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, help=f"default {ROUNDS}, of --check {CHECK_ROUNDS}")
     parser.add_argument("--skip", nargs="*", default=[], help="beginnings of passes' names")
     parser.add_argument("--check", action="store_true", help="fail where a goal is missed")
     args = parsed(parser)
     if args.check and args.device != "cpu":
         parser.error(f"--check knows goals for the CPU alone, not for {args.device!r}")
     numels = args.numel or NUMELS[args.device]
-    wrong = check(max(numels), args.rounds, timer_of("cpu")) if args.check else []
+    wrong = []
     if args.check:
+        wrong = check(max(numels), args.rounds or CHECK_ROUNDS, timer_of("cpu"))
         print("\n".join(wrong) if wrong else "all goals of speed are met")
         if not args.out:
             return int(bool(wrong))
     cases, rows = Cases(args.budget), []
     extra = extra_memory(max(numels)) if args.device == "cpu" else None
     for layout, shapes in layouts(numels, args.lora).items():
-        some = (layout, shapes, args.device, args.rounds, args.skip, cases)
+        some = (layout, shapes, args.device, args.rounds or ROUNDS, args.skip, cases)
         rows += cases.run(layout, measure_layout, *some) or []
     facts = {"backend": zk.default_backend(args.device), "extra_bytes": extra}
     return max(cases.finish(args, "bench_pass", {"passes": rows}, **facts), int(bool(wrong)))

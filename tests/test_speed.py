@@ -81,6 +81,7 @@ def test_check_exits_with_1_and_a_sentence(bench_pass, monkeypatch, capsys, fact
     monkeypatch.setattr(bench_pass, "ratio", lambda seconds, name, over: goals.get(name, 1.0))
     command = ["bench_pass.py", "--check", "--numel", "4096", "--rounds", "1"]
     monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(bench_pass, "STEADY_SECONDS", 0.0)
     monkeypatch.setattr(bench_pass, "Cases", lambda _: pytest.fail("--check measured for a file"))
     monkeypatch.setattr(bench_pass.torch.cuda, "is_available", lambda: False)
     assert bench_pass.main() == code
@@ -92,3 +93,24 @@ def test_check_exits_with_1_and_a_sentence(bench_pass, monkeypatch, capsys, fact
         )
     else:
         assert said[-1] == "all goals of speed are met"
+
+
+def test_a_slip_does_not_decide_the_time_of_a_short_pass(bench_pass):
+    slow = iter([0.02, 0.02, 0.3, 0.02])  # the fourth call is not needed
+    assert bench_pass.steady(lambda _: next(slow))(lambda: None) == 0.02
+    assert len(list(slow)) == 1
+    assert bench_pass.steady(lambda call: call())(lambda: 0.5) == 0.5
+
+
+def test_no_instruction_set_is_slower_than_the_narrowest(bench_pass):
+    """CPU times, the least of many calls; the table of them is benchmarks/instruction_sets.py."""
+    needs_vectors()
+    import instruction_sets
+
+    rows = instruction_sets.compare([1 << 16], 1)
+    assert len(rows) == 43 and all(len(r["ns"]) > 1 for r in rows)
+    assert instruction_sets.slower(rows, 1.0) == []
+    rows[0]["ns"]["avx2"] = 3.0 * rows[0]["ns"]["baseline"]
+    assert instruction_sets.slower(rows) == [
+        "signs, fp32, 65,536 elements: avx2 takes 3.00 of the time of baseline"
+    ]

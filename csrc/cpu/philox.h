@@ -148,6 +148,7 @@ template <class Between>
         to[0] = w.w[0] | uint64_t(w.w[1]) << 32;
         to[CALLS] = w.w[2] | uint64_t(w.w[3]) << 32;
     }
+#pragma GCC unroll 8
     for (int r = 0; r < 8; ++r) between(r);
 #endif
 }
