@@ -7,6 +7,8 @@ from trainer.tiny_llama import build_model
 from trainer.tiny_trl import build
 
 from zopro.steplog import read_log, replay
+from zopro.trainer import populated
+from zopro.trainer.populated import spread_of
 
 OPTIONS = {"max_steps": 3, "logging_steps": 1, "learning_rate": 0.01, "zo_eps": 1e-2,
            "per_device_train_batch_size": 4, "zo_estimator": "one_sided"}  # fmt: skip
@@ -111,3 +113,49 @@ REFUSED = [
 def test_what_is_refused(tmp_path, name, more, message):
     with pytest.raises(ValueError, match=message):
         build(name, tmp_path, **{"per_device_train_batch_size": 4, "zo_population": 2, **more})
+
+
+def test_logs_tell_rho_and_the_error_of_the_slopes(tmp_path):
+    """With one response's parts summed they are the slopes; rho lies between 0 and sqrt(B)."""
+    options = {"zo_population": 6, "zo_estimator": "two_sided", "zo_eps": 1e-3}
+    logs = run(tmp_path / "a", **options)[1]
+    for entry in logs[:-1]:
+        assert entry["zo_population"] == 6 and entry["zo_slope_error"] > 0
+        assert 0 < entry["zo_rho"] <= 2.0
+    parts = torch.tensor([[1.0, 1.0], [2.0, 2.0]])
+    assert spread_of(parts, 0.1)["zo_rho"] == pytest.approx(2**0.5)
+    found = spread_of(torch.tensor([[1.0, 3.0], [1.0, 1.0]]), 0.5)
+    assert found["zo_slope_error"] == pytest.approx((2.0**2 / 2) ** 0.5 / 0.5)
+
+
+def test_parts_of_responses_sum_to_the_slopes(tmp_path, monkeypatch):
+    seen = []
+    inner = populated.spread_of
+    monkeypatch.setattr(
+        populated, "spread_of", lambda s, eps: seen.append((s, eps)) or inner(s, eps)
+    )
+    _, _, t = run(
+        tmp_path / "a", zo_population=6, zo_estimator="two_sided", zo_eps=1e-3, max_steps=1
+    )
+    parts, eps = seen[0]
+    assert parts.shape == (6, 4)
+    slopes = torch.tensor(t.zopro.last.projected_gradients).double()
+    torch.testing.assert_close(parts.sum(1) / eps, slopes, rtol=0.02, atol=0.02 * slopes.std())
+
+
+def test_a_family(tmp_path):
+    """The steps stay in the span of the updates."""
+
+    def aim(t):
+        generator = torch.Generator().manual_seed(3)
+        t.given = torch.randn(2, 16, generator=generator)
+        t.set_family([{"model.norm.weight": x} for x in t.given])
+
+    options = {"train": "last_norm", "zo_population": 2, "zo_log_steps": False, "before": aim}
+    weights, _, t = run(tmp_path / "a", **options)
+    step = weights - build_model().model.norm.weight.detach()
+    q = torch.linalg.qr(t.given.t())[0]
+    torch.testing.assert_close(q @ (q.t() @ step), step, rtol=1e-3, atol=1e-6)
+    assert step.norm() > 0
+    with pytest.raises(ValueError, match="set_family of 1 updates with zo_population=2"):
+        t.set_family([t.given[:1]])

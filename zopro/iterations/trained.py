@@ -117,6 +117,8 @@ def zeroth_order_defaults(config: IterationConfig, options: dict[str, Any]) -> d
         compiled = config.trainer.get("torch_compile") or options.get("torch_compile")
         if linear and config.objective != "samples" and not compiled:
             made["zo_restore"] = "layerwise"
+    if options.get("zo_population") is not None:
+        made.pop("zo_num_directions", None)  # the population is the directions
     if config.objective != "samples":
         made |= {"num_iterations": 2, "epsilon": 1e3}
     return made

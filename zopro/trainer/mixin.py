@@ -155,14 +155,13 @@ class ZerothOrderMixin(Populated, Recoverable):
         counters = {name: n for name, n in vars(self).items() if type(n) is int}
         replay = CommonRandomNumbers(p.device for p in model.parameters())
 
-        @torch.no_grad()
-        def evaluate(batch) -> torch.Tensor:
+        def evaluate(batch, graph: bool = False) -> torch.Tensor:
             if self.common_random_numbers:
                 replay()
             vars(self).update(counters)  # the batch counts once, however often it is evaluated
             torch.clear_autocast_cache()  # an outer autocast would keep the unperturbed weights
-            loss = parent(model, {**batch})  # a copy: some parents pop their labels
-            return mean_loss(self.accelerator, loss * share)
+            with torch.set_grad_enabled(graph):  # a copy: some parents pop their labels
+                return mean_loss(self.accelerator, parent(model, {**batch}) * share)
 
         closure = functools.partial(evaluate, inputs)
         if self.scored_together():
@@ -210,7 +209,7 @@ class ZerothOrderMixin(Populated, Recoverable):
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         """Before the parent's: a `grad_norm` that means something; see `health`."""
         if "loss" in logs:
-            logs |= health(self.zopro, self._noise)
+            logs |= health(self.zopro, self._noise) | self.spread()
             self._noise = None
         super().log(logs, *args, **kwargs)
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zopro.population import Population
+from zopro.population import Family, Population
+
+from .shortened import Shortened, in_eval, quiet, single
 
 SCORED = "_get_per_token_logps_and_entropies"  # TRL's: what its RLOO and GRPO losses are made of
-LAST_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
 # GRPO's losses of a batch that are the mean of those of its responses; None: RLOO's, which is.
 MEANS = (None, "grpo", "dr_grpo")
 
@@ -22,7 +23,7 @@ MEANS = (None, "grpo", "dr_grpo")
 class Copies:
     """A forward of some of a population's blocks, and which of its rows the loss asks for next."""
 
-    pop: Population
+    pop: Population | None
     rows: slice = field(default_factory=lambda: slice(0))
     found: tuple | None = None  # of TRL's method, for all copies
 
@@ -39,6 +40,25 @@ class Populated:
     """
 
     _copies: Copies | None = None
+    _spread: dict[str, float] | None = None
+    _updates: Sequence | None = None
+    _family: Family | None = None
+
+    def set_family(self, updates: Sequence[Mapping[str, Tensor] | Sequence[Tensor]]) -> None:
+        """The population's directions are an orthonormal basis of `updates`, earlier updates of the
+        policy, each as `set_targets` takes one: the steps follow the gradient inside their span.
+
+        As many as `zo_population`; without targets and without a step log (`zo_log_steps=False`),
+        which does not know families. ValueError otherwise. Call it again before a resumed `train`.
+        """
+        updates = list(updates)
+        if len(updates) != self.args.zo_population or self.args.zo_log_steps:
+            raise ValueError(
+                f"set_family of {len(updates)} updates with zo_population="
+                f"{self.args.zo_population} and zo_log_steps={self.args.zo_log_steps}: give "
+                f"zo_population={len(updates)} and zo_log_steps=False"
+            )
+        self._updates, self._family = updates, None
 
     def check_population(self) -> None:
         """ValueError where `zo_population` is set and this trainer's loss does not allow it."""
@@ -76,22 +96,32 @@ class Populated:
         per = self.args.zo_population_mapping == "per_response"
         rows = len(inputs["completion_ids"])
         size = rows if per else self.zopro._num_directions
+        if self._updates is not None:
+            self._family, self._updates = self.zopro.family(self._updates), None
         at_once = max(1, self.args.zo_population_sequences // rows)
         mapping = "per_response" if per else "all"
-        losses = []
+        due = (self.state.global_step + 1) % max(1, int(self.state.logging_steps)) == 0
+        due = due and not per and self.args.world_size == 1 and self._family is None
+        losses, scored = [], []
         with contextlib.ExitStack() as stack:
             with in_eval(model):
-                pop = stack.enter_context(self.zopro.population(size, mapping, model=model))
+                pop = stack.enter_context(
+                    self.zopro.population(size, mapping, model=model, family=self._family)
+                )
             for first in range(0, pop.blocks, at_once):
                 count = min(at_once, pop.blocks - first)
                 pop.part(first, count)
-                losses.append(self._part(pop, count, rows, per, evaluate, inputs))
+                losses.append(self._part(pop, count, rows, per, evaluate, inputs, scored))
                 pop.losses(losses[-1])
+        if due:
+            eps = self.zopro.param_groups[0]["eps"]
+            slopes = self._of_responses(torch.cat(scored), rows, pop.two_sided, evaluate, inputs)
+            self._spread = spread_of(slopes, eps)
         return torch.cat(losses).mean()
 
     def _part(
         self, pop: Population, count: int, rows: int, per: bool,
-        evaluate: Callable[[dict], Tensor], inputs: dict[str, Any],
+        evaluate: Callable[..., Tensor], inputs: dict[str, Any], scored: list[Tensor],
     ) -> Tensor:  # fmt: skip
         """The losses of the next `count` blocks: [count rows], of a block's rows all the same
         unless each has a direction of its own."""
@@ -115,7 +145,37 @@ class Populated:
                         losses.append(evaluate(single(inputs, b, rows)).reshape(1))
         finally:
             self._copies = None
+        scored.append(copies.found[0])
         return torch.cat(losses)
+
+    def _of_responses(
+        self, logps: Tensor, rows: int, two_sided: bool,
+        evaluate: Callable[..., Tensor], inputs: dict[str, Any],
+    ) -> Tensor:  # fmt: skip
+        """Each response's part of the change of the loss per eps z_k: [K, rows].
+
+        To first order: the loss's derivative by the log-probabilities, at theta, times their own
+        change, from logps [n rows, L] of all blocks. No graph reaches the model.
+        """
+        blocks = logps.view(-1, rows, logps.shape[-1])
+        if two_sided:
+            change, middle = (blocks[0::2] - blocks[1::2]) / 2.0, blocks.mean(0)
+        else:
+            change, middle = blocks[1:] - blocks[0], blocks[0]
+        middle = middle.clone().requires_grad_()
+        entropies = torch.zeros_like(middle)
+        self._copies = Copies(None, slice(0, rows), (middle, entropies, None))
+        try:
+            with quiet(self._metrics):
+                (slope,) = torch.autograd.grad(evaluate(inputs, True), middle)
+        finally:
+            self._copies = None
+        return (change * slope).sum(-1).double()
+
+    def spread(self) -> dict[str, float]:
+        """What the last estimate says of itself, once: see `spread_of`."""
+        found, self._spread = self._spread or {}, None
+        return found
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int,
@@ -140,73 +200,23 @@ class Populated:
         return copies.cut()
 
 
-class Shortened:
-    """`model` whose last norm and fused head see the last positions alone.
+def spread_of(slopes: Tensor, eps: float) -> dict[str, float]:
+    """Of a population's step, from each response's part of each direction's slope, [K, B].
 
-    TRL's head, where it has no Triton, computes the logits of prompts too and drops them; what is
-    behind the last norm looks at each position by itself.
+    zo_population: K. zo_rho: ||sum g_b|| / sqrt(sum ||g_b||^2), between about 1 (responses without
+    anything in common) and sqrt(B): the root of sum_k (sum_b s_kb)^2 / sum_k sum_b s_kb^2. For
+    plain directions both sums are unbiased for theirs (E (z . g)^2 = ||g||^2); the root of their
+    quotient has a standard error of about rho / sqrt(2 K) and a bias of the order of its square.
+    Aimed directions see the responses along what they are aimed at. zo_slope_error: root mean
+    square over the directions of the standard error over the responses of a slope, in the units of
+    grad_norm: a grad_norm below it is a batch's noise.
     """
-
-    def __init__(self, model: Any, keep: int) -> None:
-        self._model, self._keep = model, keep
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def __call__(self, **kwargs: Any) -> Any:
-        labels, norm = kwargs.get("labels"), last_norm(self._model)
-        if norm is None or labels is None or not kwargs.get("fused_lm_head"):
-            return self._model(**kwargs)
-        length = min(self._keep + 1, labels.shape[1])
-        start = labels.shape[1] - length
-
-        def short(module: nn.Module, args: tuple) -> tuple:
-            return (args[0].narrow(1, start, length), *args[1:])
-
-        hook = norm.register_forward_pre_hook(short, prepend=True)
-        try:
-            return self._model(**{**kwargs, "labels": labels[:, start:]})
-        finally:
-            hook.remove()
-
-
-def last_norm(model: Any) -> nn.Module | None:
-    """The norm behind the last layer: the last submodule of the backbone that has parameters."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    backbone = getattr(inner, getattr(inner, "base_model_prefix", "") or " ", None)
-    if not isinstance(backbone, nn.Module):
-        return None
-    owning = [(n, m) for n, m in backbone.named_children() if any(True for _ in m.parameters())]
-    return owning[-1][1] if owning and owning[-1][0] in LAST_NORMS else None
-
-
-def single(inputs: dict[str, Any], b: int, rows: int) -> dict[str, Any]:
-    """Response b of a batch of `rows`."""
-    return {
-        n: x[b : b + 1] if isinstance(x, Tensor) and x.dim() and len(x) == rows else x
-        for n, x in inputs.items()
-    }
-
-
-@contextlib.contextmanager
-def in_eval(model: nn.Module) -> Iterator[None]:
-    """The model's own flag off, as its forwards have it."""
-    training, model.training = model.training, False
-    try:
-        yield
-    finally:
-        model.training = training
-
-
-@contextlib.contextmanager
-def quiet(metrics: dict[str, dict[str, list]]) -> Iterator[None]:
-    """What is logged inside is forgotten."""
-    lengths = {mode: {n: len(v) for n, v in named.items()} for mode, named in metrics.items()}
-    try:
-        yield
-    finally:
-        for mode, named in metrics.items():
-            for name in list(named):
-                del named[name][lengths.get(mode, {}).get(name, 0) :]
-                if not named[name]:
-                    del named[name]
+    k, b = slopes.shape
+    within = slopes.square().sum().item()
+    logs = {"zo_population": float(k)}
+    if within > 0.0:
+        logs["zo_rho"] = (slopes.sum(1).square().sum().item() / within) ** 0.5
+    if b > 1:
+        each = slopes * b
+        logs["zo_slope_error"] = (each.var(1) / b).mean().sqrt().item() / eps
+    return logs
