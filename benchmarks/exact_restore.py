@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,18 +117,16 @@ def peak(plan: str, way: str) -> dict[str, Any]:
             "held_bytes": beside, "trained_bytes": adapter}  # fmt: skip
 
 
-def memory(plans: Sequence[str]) -> list[dict[str, Any]]:
+def memory(plans: Sequence[str]) -> Iterator[dict[str, Any]]:
     """`peak` of each plan and way, in processes that return freed memory at once."""
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-    rows = []
     for plan in plans:
         for way in ways(plan):
             done = subprocess.run(
                 [sys.executable, __file__, "--peak", plan, way],
                 capture_output=True, text=True, env=environment, check=True,
             )  # fmt: skip
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
-    return rows
+            yield json.loads(done.stdout.splitlines()[-1])
 
 
 def timed(plan: str) -> dict[str, Any]:
