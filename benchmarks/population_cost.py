@@ -1,11 +1,12 @@
 """What it costs to run each sequence of a batch along its own direction.
 
-    python benchmarks/population_cost.py [--budget 90] [--threads 2]
+    python benchmarks/population_cost.py [--device cpu|cuda] [--budget 90] [--threads 2]
 
-The demo's model with LoRA of rank 8 on all linear layers, fp32, 64 sequences of 48 tokens: forwards
-in a population against plain forwards of the same model and batch, in turns. Recorded: tokens a
-second of both; the medians of the pairs' quotients, by the clock and by the time of the processors;
-the peak of a forward's own memory.
+On a CPU the demo's model with LoRA of rank 8 on all linear layers, fp32, 64 sequences of 48 tokens;
+on a GPU the shapes of SmolLM2 and of Llama-3.2-1B with random weights in bf16 and LoRA of rank 16,
+in fp32 as peft makes it, 64 sequences of 256 tokens. Forwards in a population against plain ones
+of the same model and batch, in turns. Recorded: tokens a second of both; the medians of the pairs'
+quotients, by the clock and by the time of the processors; the peak of a forward's own memory.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import shapes
 import torch
 from harness import Cases, options, parsed
 from peft import LoraConfig, get_peft_model
@@ -26,7 +28,13 @@ from transformers import AutoModelForCausalLM
 from zopro import ZOPrO
 
 MODEL = Path(__file__).parents[1] / "examples/translation/start"
-SEQUENCES, TOKENS = 64, 48
+SEQUENCES = 64
+# Device -> tokens of a sequence, LoRA's rank, models.
+SIZES = {
+    "cpu": (48, 8, ("the demo's model",)),
+    "cuda": (256, shapes.RANK, ("SmolLM2's shape", "a 1 B shape")),
+}
+BUILT = {"SmolLM2's shape": "135m", "a 1 B shape": "1b"}
 # Directions, and the direction and sign of each sequence.
 CASES = {
     "64 directions, one a sequence": (64, list(range(64)), 1),
@@ -38,12 +46,15 @@ CASES = {
 }  # fmt: skip
 
 
-def adapted(device: str, seed: int = 0) -> torch.nn.Module:
-    """The demo's start with adapters that are not 0."""
+def adapted(device: str, seed: int = 0, name: str = "") -> torch.nn.Module:
+    """The demo's start, or the model `name` of BUILT, with adapters that are not 0."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).to(device)
-    config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear")
-    model = get_peft_model(model, config).eval()
+    if name in BUILT:
+        model = shapes.build(BUILT[name], "bf16", device, "lora")
+    else:
+        model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).to(device)
+        config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear")
+        model = get_peft_model(model, config).eval()
     for name, p in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(p, std=0.02)
@@ -113,16 +124,22 @@ def main() -> int:
     parser.add_argument("--remark", default="", help="what else the machine did meanwhile")
     args = parsed(parser)
     torch.set_num_threads(args.threads)
-    model = adapted(args.device)
-    opt = ZOPrO(model.parameters(), eps=1e-2)
-    ids = torch.randint(2, model.config.vocab_size, (SEQUENCES, TOKENS)).to(args.device)
-    cases, rows = Cases(args.budget), []
-    for name in CASES:
-        row = cases.run(name, measure, model, opt, name, ids, args.budget / (len(CASES) + 1))
-        rows += [row] if row else []
-        print(row, flush=True)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    facts = {"sequences": SEQUENCES, "tokens": TOKENS, "trained": trained, "rank": 8,
+    tokens, rank, names = SIZES[args.device]
+    cases, rows, trained = Cases(args.budget), [], {}
+    share = args.budget / (len(CASES) * len(names) + 1)
+    for name in names:
+        model = cases.run(name, adapted, args.device, 0, name)
+        if model is None:
+            continue
+        opt = ZOPrO(model.parameters(), eps=1e-2)
+        ids = torch.randint(2, model.config.vocab_size, (SEQUENCES, tokens)).to(args.device)
+        trained[name] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        for case in CASES:
+            row = cases.run(f"{name}, {case}", measure, model, opt, case, ids, share)
+            rows += [{"model": name, **row}] if row else []
+            print(row, flush=True)
+        del model, opt  # before the next one's weights
+    facts = {"sequences": SEQUENCES, "tokens": tokens, "trained": trained, "rank": rank,
              "remark": args.remark + " " * bool(args.remark)}  # fmt: skip
     return cases.finish(args, "population_cost", {"rows": rows}, **facts)
 

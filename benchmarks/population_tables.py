@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from document import load, markdown, source
+from document import NotMeasured, load, markdown, source
 
 
 def cost() -> str:
-    """Forwards in a population against plain ones."""
-    result = load("population_cost_cpu.json", "python benchmarks/population_cost.py")
+    """Forwards in a population against plain ones, on a CPU and, where it was measured, a GPU."""
+    run = "python benchmarks/population_cost.py"
+    parts = [_cost("population_cost_cpu.json", run)]
+    try:
+        parts.append(_cost("population_cost_cuda.json", f"{run} --device cuda"))
+    except NotMeasured as reason:
+        parts.append(f"On a GPU: {reason}.")
+    return "\n\n".join(parts)
+
+
+def _cost(name: str, command: str) -> str:
+    result = load(name, command)
     head = ["sequences", "tokens / s", "plain", "share, median [quartiles] of pairs",
             "share by processor time", "extra memory"]  # fmt: skip
     rows = [
-        [r["case"], f"{r['population_tokens_s']:,.0f}", f"{r['plain_tokens_s']:,.0f}",
+        [(f"{r['model']}: " if len(result["trained"]) > 1 else "") + r["case"],
+         f"{r['population_tokens_s']:,.0f}", f"{r['plain_tokens_s']:,.0f}",
          f"{r['share']:.2f} [{r['share_low']:.2f}, {r['share_high']:.2f}]",
          f"{r['processor_share']:.2f}", f"{100 * r['extra_bytes'] / r['forward_bytes']:.1f} %"]
         for r in result["rows"]
     ]  # fmt: skip
     threads = "1 thread" if result["threads"] == 1 else f"{result['threads']} threads"
+    trained = ", ".join(f"{m} ({n:,} numbers)" for m, n in result["trained"].items())
     note = (
-        f"{result['sequences']} sequences of {result['tokens']} tokens, the demo's model with LoRA "
-        f"of rank {result['rank']} on all linear layers ({result['trained']:,} numbers), fp32, "
-        f"{threads}; {sum(r['pairs'] for r in result['rows'])} pairs of forwards in turns. "
+        f"{result['sequences']} sequences of {result['tokens']} tokens, LoRA of rank "
+        f"{result['rank']} in fp32 on all linear layers of {trained}, {threads}; "
+        f"{sum(r['pairs'] for r in result['rows'])} pairs of forwards in turns. "
         f"{result['remark']}Extra memory: of the peak that a forward allocates."
     )
-    return f"{markdown(head, rows)}\n\n{note} {source(result, 'population_cost_cpu.json')}"
+    return f"{markdown(head, rows)}\n\n{note} {source(result, name)}"
 
 
 def cosines() -> str:

@@ -3,7 +3,16 @@
 import pytest
 import torch
 from kernels.bits import assert_same_bits
-from kernels.cases import DTYPES, Pass, make_dots, make_pass, misaligned
+from kernels.cases import (
+    DTYPES,
+    TARGETS,
+    Pass,
+    make_dots,
+    make_pass,
+    make_sequence,
+    misaligned,
+    options_of,
+)
 
 import zopro_kernels as zk
 from zopro_kernels import cuda, reference
@@ -48,6 +57,19 @@ def test_kept_smaller(distribution, dtype, seeds, targets, form):
         )  # fmt: skip
 
     compare(make)
+
+
+@pytest.mark.parametrize("stochastic", (False, True), ids=("nearest", "stochastic"))
+@pytest.mark.parametrize("targets,form", TARGETS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("distribution", ("rademacher", "gaussian"))
+def test_sequence(distribution, dtype, targets, form, stochastic):
+    options = options_of(targets, form, stochastic)
+    ours, oracle = (make_sequence(dtype, d, distribution, **options) for d in ("cuda", "cpu"))
+    cuda.add_noise_sequence_(ours)
+    reference.add_noise_sequence_(oracle)
+    for t, (a, b) in enumerate(zip(ours.tensors, oracle.tensors)):
+        assert_same_bits(a, b, f"tensor {t}")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
