@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainer.tiny_llama import build_model, build_tokenizer, prompts, reward_digits, tokens
 from trainer.tiny_trainer import ZOTrainer, arguments
+from transformers import TrainerCallback
 
 from zopro import ZOPrO, ZOPrOConfig, ZOPrOTrainer
 from zopro.cli.progress import Progress
@@ -47,6 +48,27 @@ def test_09_checkpoints_are_of_one_phase_and_resume_false_starts_anew(tmp_path):
     fails_on(check, OnePath)
     with pytest.raises(FileExistsError, match="resume is False"):
         RunFolder(str(tmp_path / "RunFolder"), {}, False)
+
+
+def test_09_a_trainer_resumes_where_it_is_asked_alone(tmp_path):
+    class Forces(ZOTrainer):
+        def train(self, resume_from_checkpoint=None):
+            return super().train(resume_from_checkpoint=True)
+
+    def check(cls):
+        began = []
+
+        class Began(TrainerCallback):
+            def on_step_begin(self, args, state, control, **kwargs):
+                began.append(state.global_step)
+
+        args = arguments(tmp_path / cls.__name__, max_steps=2, save_strategy="steps", save_steps=1)
+        for resume in (None, False):  # the second finds the first one's checkpoints
+            cls(build_model(), args, None, tokens(), callbacks=[Began]).train(resume)
+        assert began == [0, 1, 0, 1]
+
+    check(ZOTrainer)
+    fails_on(check, Forces)
 
 
 def test_10_the_end_of_sequence_is_trained(tmp_path):

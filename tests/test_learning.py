@@ -12,9 +12,11 @@ import torch
 from trainer.tiny_llama import build_model, build_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import learning
 import learning_plans
 import learning_run
 import learning_stats
+from learning_large import LARGE
 from learning_meters import Meter
 from learning_stats import KINDS, METHODS, method_of
 
@@ -89,6 +91,15 @@ def test_rewards_between_points_of_the_curve():
     wanted = {0.0: 0.1, 5.0: 0.2, 10.0: 0.3, 15.0: 0.4, 30.0: 0.5}
     for x, reward in wanted.items():
         assert learning_stats.reward_at(run, 0.1, "seconds", x) == pytest.approx(reward)
+
+
+def test_large_models_have_runs_of_their_own_and_a_call_has_an_end():
+    assert {len(runs) for runs in LARGE.values()} == {6}
+    methods = ("zopro", "spsa", "rloo", "zopro_first_order")
+    made = learning_plans.planned("tune", learning_run.BASE, {}, 1, methods, LARGE)
+    assert len(made) == 24 and {s["train"] for s in made} == {"lora", "last_norm"}
+    assert all(s.keys() == {*learning_run.BASE, "label"} for s in made)
+    assert learning.run_before(time.monotonic() - 1, {"no": "run"}) is None
 
 
 def test_every_method_is_tuned_equally_often_and_the_best_is_taken():
