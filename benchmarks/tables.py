@@ -18,6 +18,7 @@ import bench_tables
 import interplay_tables
 import learning_tables
 import limits_tables
+import method_tables
 import population_tables
 import replay_tables
 import report_tables
@@ -155,6 +156,7 @@ MODULES = (
     interplay_tables,
     learning_tables,
     limits_tables,
+    method_tables,
     population_tables,
     replay_tables,
     report_tables,
