@@ -34,7 +34,7 @@ STEPS: dict[str, list[tuple[list[str], int]]] = {
         (["bench_step.py", "--device", "cuda"], 130),
         (["bench_memory.py", "--device", "cuda"], 60),
         (["bench_rollout.py", "--device", "cuda"], 50),
-        (["population_cost.py", "--device", "cuda", "--budget", "35"], 40),
+        (["population_cost.py", "--device", "cuda", "--budget", "30"], 35),
     ],
 }
 GRACE = 30
