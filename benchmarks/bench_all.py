@@ -30,11 +30,11 @@ STEPS: dict[str, list[tuple[list[str], int]]] = {
     "cuda": [  # correctness first
         (["gpu_check.py", "bits"], 110),
         (["gpu_check.py", "sanitizer"], 110),
-        (["bench_pass.py", "--device", "cuda"], 100),
-        (["bench_step.py", "--device", "cuda"], 130),
+        (["bench_pass.py", "--device", "cuda"], 85),
+        (["bench_step.py", "--device", "cuda"], 115),
         (["bench_memory.py", "--device", "cuda"], 60),
         (["bench_rollout.py", "--device", "cuda"], 50),
-        (["population_cost.py", "--device", "cuda", "--budget", "30"], 35),
+        (["population_cost.py", "--device", "cuda", "--budget", "28"], 30),
     ],
 }
 GRACE = 30
