@@ -30,7 +30,7 @@ LEVELS = ("baseline", "avx2", "avx512")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SHORT = {"rademacher": "signs", "gaussian": "Gaussian"}
 SLOWER = 1.05  # times the narrowest's; CPU times repeat to a few per cent
-NUMELS, ROUNDS = [1 << 17, 1 << 24], 5
+NUMELS, ROUNDS, LEAST_SECONDS = [1 << 17, 1 << 24], 5, 5e-3
 Kernels = Iterator[tuple[str, Callable[[], object]]]
 
 
@@ -103,7 +103,7 @@ def of_this_process(numels: list[int]) -> list[dict[str, Any]] | None:
         for make in (passes, others):
             for name, call in make(numel):
                 call()
-                rows.append({"kernel": name, "numel": numel, "s": least(call, 2e-10 * numel)})
+                rows.append({"kernel": name, "numel": numel, "s": least(call, LEAST_SECONDS)})
     return rows
 
 
