@@ -96,7 +96,7 @@ CHOSEN = ("train", "lr", "aim_lr", "first", "first_lr", "eps", "directions", "ba
 # span of earlier updates can set.
 ONE = {"directions": 1, "estimator": "two_sided", "eps": 0.1}
 MANY = {"estimator": "two_sided", "eps": 0.1}
-SPAN = {**MANY, "population": 16, "lr": 4.0, "aim_lr": 4.0}
+SPAN = {**MANY, "population": 16, "lr": 1.0, "aim_lr": 4.0}
 TUNED |= {
     "one_direction": [
         {**ONE, "lr": 0.2},
@@ -113,32 +113,32 @@ TUNED |= {
         {**ONE, "lr": 0.001, "train": "lora", "eps": 0.005},
     ],
     "population": [
+        {**MANY, "population": 16, "lr": 0.5},
+        {**MANY, "population": 16, "lr": 1.0},
         {**MANY, "population": 16, "lr": 2.0},
-        {**MANY, "population": 16, "lr": 4.0},
-        {**MANY, "population": 16, "lr": 8.0},
+        {**MANY, "population": 64, "lr": 1.0},
+        {**MANY, "population": 64, "lr": 2.0},
         {**MANY, "population": 64, "lr": 4.0},
-        {**MANY, "population": 64, "lr": 8.0},
-        {**MANY, "population": 64, "lr": 16.0},
-        {**MANY, "population": 32, "lr": 8.0, "estimator": "one_sided"},
-        {**MANY, "population": 64, "lr": 8.0, "estimator": "one_sided"},
-        {**MANY, "population": 32, "lr": 8.0, "batch": 128},
-        {**MANY, "population": 16, "lr": 4.0, "sweeps": 4},
-        {**MANY, "population": 16, "lr": 0.2, "train": "norms"},
-        {**MANY, "population": 16, "lr": 0.01, "train": "lora", "eps": 0.005},
+        {**MANY, "population": 32, "lr": 2.0, "estimator": "one_sided"},
+        {**MANY, "population": 32, "lr": 1.0, "estimator": "one_sided"},
+        {**MANY, "population": 32, "lr": 2.0, "batch": 128},
+        {**MANY, "population": 16, "lr": 1.0, "sweeps": 4},
+        {**MANY, "population": 16, "lr": 0.1, "train": "norms"},
+        {**MANY, "population": 16, "lr": 0.003, "train": "lora", "eps": 0.005},
     ],
     "family": [  # the first iteration is a population's, later ones are in the span of updates
         {**SPAN, "family": 1, "iterations": 2},
         {**SPAN, "family": 1, "iterations": 3},
         {**SPAN, "family": 2, "iterations": 3},
         {**SPAN, "family": 4, "iterations": 5},
-        {**SPAN, "family": 4, "iterations": 5, "aim_lr": 20.0},
-        {**SPAN, "family": 2, "iterations": 3, "aim_lr": 20.0},
+        {**SPAN, "family": 4, "iterations": 5, "aim_lr": 16.0},
+        {**SPAN, "family": 2, "iterations": 3, "aim_lr": 16.0},
         {**SPAN, "family": 2, "iterations": 3, "aim_lr": 1.0},
-        {**SPAN, "family": 1, "iterations": 2, "aim_lr": 20.0},
+        {**SPAN, "family": 1, "iterations": 2, "aim_lr": 16.0},
         {**SPAN, "family": 8, "iterations": 9},
-        {**SPAN, "family": 8, "iterations": 9, "aim_lr": 20.0},
+        {**SPAN, "family": 8, "iterations": 9, "aim_lr": 16.0},
         {**SPAN, "family": 2, "iterations": 3, "first": "rloo", "first_lr": 0.1},
-        {**SPAN, "family": 2, "iterations": 3, "population": 64, "lr": 8.0},
+        {**SPAN, "family": 2, "iterations": 3, "population": 64, "lr": 2.0},
     ],
 }
 RATES = ("lr", "aim_lr", "first_lr")
