@@ -60,7 +60,8 @@ BASE: dict[str, Any] = {
     "schedule": "linear",  # of the previous update's weight; "zero" keeps it 0
     "aim_lr": None,  # the learning rate of the aimed iterations; None: lr
     "population": 0,  # directions scored in one forward; 0: `directions` one after another
-    "family": 0,  # zopro: later iterations are along so many updates of those before; 0: targeted
+    "family": 0,  # zopro: the first so many iterations are plain, each later one is in the span of
+    # so many updates of those before; 0: targeted
     "clip": None,  # PPO's; None: 0.2 for rloo, none for forwards (it cuts off one perturbed loss)
 }
 
@@ -121,7 +122,9 @@ def trainer_of(model, s, tokenizer, rows, callbacks, lr: float, steps: int):
     else:
         clip = 1e3 if s["clip"] is None else s["clip"]
         cls, args = ZOPrOTrainer, ZOPrOConfig(
-            **common, epsilon=clip, zo_eps=s["eps"], zo_num_directions=s["directions"],
+            **common, epsilon=clip, zo_eps=s["eps"], zo_population=s["population"] or None,
+            zo_num_directions=1 if s["population"] else s["directions"],
+            zo_log_steps=not s["family"],  # a log does not know families
             zo_estimator=s["estimator"], zo_distribution=s["distribution"],
         )  # fmt: skip
     return cls(model=model, reward_funcs=task.reward_funcs(), args=args, train_dataset=rows,
@@ -149,33 +152,38 @@ def run(s: dict[str, Any]) -> dict[str, Any]:
         judge.at(meter, last=True, samples=4)
         return {"settings": s, "curve": judge.curve, "rewards": judge.rewards, "steps": 0}
     iterations = s["iterations"] if s["method"] == "zopro" else 1
-    before, update = {}, None
+    before, updates = {}, []
     steps, iteration_steps = 0, 10**6
     for i in range(iterations):
         before = {n: p.detach().clone() for n, p in trainable(model).items()}
         until = s["seconds"] * (i + 1) / iterations
         curve = Curve(meter, judge, s, until)
-        if i:  # as many steps as the time that is left to this iteration holds: for the schedule
+        if (
+            i and not s["family"]
+        ):  # as many steps as the time that is left to this iteration holds: for the schedule
             left = (until - meter.total) * steps / meter.total
             if i == 1 and s["first"]:  # steps so far were a forward and a backward, like 3 forwards
                 left *= 3 / (s["directions"] + 1)
             iteration_steps = max(curve.rollout, round(left / curve.rollout) * curve.rollout)
-        lr = s["lr"] if i == 0 or s["aim_lr"] is None else s["aim_lr"]
-        how = s
+        aimed = i >= max(1, s["family"])
+        lr = s["aim_lr"] if aimed and s["aim_lr"] is not None else s["lr"]
+        how = {**s, "population": s["family"]} if aimed and s["family"] else s
         if i == 0 and s["first"]:
             how, lr = {**s, "method": s["first"]}, s["first_lr"]
         trainer = trainer_of(model, how, tokenizer, rows, [curve], lr, iteration_steps)
         trainer.remove_callback(transformers.PrinterCallback)
         meter.attach(trainer)
-        if update is not None and s["schedule"] != "zero":
-            trainer.set_targets(update, schedule=s["schedule"])
+        if aimed and s["family"]:
+            trainer.set_family(updates[-s["family"] :])
+        elif updates and not s["family"] and s["schedule"] != "zero":
+            trainer.set_targets(updates[-1], schedule=s["schedule"])
         judge.starts.append(meter.total)
         with meter.phase("other"):
             trainer.train()
         steps += trainer.state.global_step
         if "ref" in getattr(model, "peft_config", {}):  # TRL adds it to a PEFT model, once
             model.delete_adapter("ref")
-        update = {n: p.detach() - before[n] for n, p in trainable(model).items()}
+        updates.append({n: p.detach() - before[n] for n, p in trainable(model).items()})
     judge.at(meter, last=True)
     return {
         "settings": s, "curve": judge.curve, "rewards": judge.rewards, "steps": steps,

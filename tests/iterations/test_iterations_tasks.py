@@ -32,9 +32,11 @@ def test_two_iterations_of_each_task(name, tmp_path):
     call = {"load": load, "reward_funcs": task.reward_funcs()}
     plain = run(
         tmp_path / "plain", task, tokenizer=tokenizer, call=call, max_prompt_length=48,
-        max_completion_length=6,
+        max_completion_length=6, zeroth={"learning_rate": 1e-2, "zo_population": 3},
     )  # fmt: skip
     assert plain.phases[-1] == "1.updates"
+    lines = (tmp_path / "plain" / "metrics.jsonl").read_text().splitlines()
+    assert {3} == {x["zo_population"] for x in map(json.loads, lines) if "zo_population" in x}
 
 
 def test_auto_takes_scores_where_there_are_no_human_pairs(tmp_path):
