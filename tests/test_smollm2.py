@@ -35,15 +35,16 @@ def test_it_loads_trains_and_moves(tmp_path, monkeypatch):
     assert main([
         "train", "--task", "translation", "--model", str(tmp_path / "model"), "--source",
         "rows.jsonl", "--limit", "4", "--output_dir", str(folder), "--rewards", "default",
-        "--first", "spsa", "--max_steps", "1", "--per_device_train_batch_size", "2",
-        "--max_completion_length", "8", "--temperature", "1", "--use_cpu", "--logging_steps", "1",
+        "--first", "spsa", "--iterations", "1", "--max_steps", "1",
+        "--per_device_train_batch_size", "2", "--max_completion_length", "8", "--temperature", "1", "--use_cpu",
+        "--logging_steps", "1",
         "--zeroth.num_generations", "2", "--zo_num_directions", "1", "--zo_noise_every", "0",
         "--sketch_every", "0",
     ]) == 0  # fmt: skip
     state = json.loads((folder / "state.json").read_text())
-    assert state["done"][-1] == "1.updates"
+    assert state["done"][-1] == "0.updates"
     start, end = (load_file(folder / "phases" / phase / "policy.safetensors")
-                  for phase in ("start", "1.policy"))  # fmt: skip
+                  for phase in ("start", "0.policy"))  # fmt: skip
     assert start.keys() == end.keys() and len(end) == 420
     assert any(not torch.equal(end[name], start[name]) for name in end)
     assert all(tensor.isfinite().all() for tensor in end.values())
