@@ -35,9 +35,8 @@ def test_it_loads_trains_and_moves(tmp_path, monkeypatch):
     assert main([
         "train", "--task", "translation", "--model", str(tmp_path / "model"), "--source",
         "rows.jsonl", "--limit", "4", "--output_dir", str(folder), "--rewards", "default",
-        "--first", "spsa", "--iterations", "1", "--max_steps", "1",
-        "--per_device_train_batch_size", "2", "--max_completion_length", "8", "--temperature", "1", "--use_cpu",
-        "--logging_steps", "1",
+        "--first", "spsa", "--iterations", "1", "--max_steps", "1", "--temperature", "1",
+        "--per_device_train_batch_size", "2", "--max_completion_length", "8", "--use_cpu",
         "--zeroth.num_generations", "2", "--zo_num_directions", "1", "--zo_noise_every", "0",
         "--sketch_every", "0",
     ]) == 0  # fmt: skip
