@@ -106,7 +106,9 @@ def limits_goals() -> str:
     note = (
         f"All predicted: upper bounds, which no measurement has met yet unless in brackets. Steps: "
         f"{assumed['weights'] / 1e9:.2f} G weights in bf16, in place with stochastic rounding, "
-        f"16 x 512 tokens at {assumed['forward_utilisation']:g} of the published bf16 peak; MeZO "
+        f"16 x 512 tokens; a forward is assumed, without a measurement, to reach "
+        f"{assumed['forward_utilisation']:g} of the published bf16 peak (what a step takes over "
+        "its forwards grows in proportion to it); MeZO "
         f"moves {assumed['mezo_copies']} copies of the weights a step by its kernels' bytes alone "
         f"(its generator's instructions left out), ours {assumed['copies'][0]}, or "
         f"{assumed['copies'][1]} where the next perturbation rides on the update."
