@@ -23,9 +23,9 @@ HERE = Path(__file__).resolve().parent
 STEPS: dict[str, list[tuple[list[str], int]]] = {
     "cpu": [
         (["bench_pass.py", "--device", "cpu"], 150),
-        (["bench_step.py", "--device", "cpu"], 170),
-        (["bench_memory.py", "--device", "cpu"], 150),
-        (["bench_rollout.py", "--device", "cpu"], 80),
+        (["bench_step.py", "--device", "cpu"], 150),
+        (["bench_memory.py", "--device", "cpu"], 200),
+        (["bench_rollout.py", "--device", "cpu"], 60),
     ],
     "cuda": [  # correctness first
         (["gpu_check.py", "bits"], 110),
