@@ -62,6 +62,7 @@ def test_bad_flags(more, sentence, train, tmp_path, capsys):
 def test_bad_values_of_later_phases_are_told_at_once(train, tmp_path, capsys):
     for more, sentence in [
         (["--zo_eps", "-1"], "zeroth: zo_eps=-1.0 is not allowed"),
+        (["--zo_population", "0"], "zeroth: zo_population=0 is out of range"),
         (["--policy.num_generations", "3"], "first_order: generation_batch_size (4) must be"),
         (["--supervised.lr_scheduler_type=slow"], "argument --lr_scheduler_type"),
         (["--refine.eval_strategy", "steps"], "eval_strategy='steps' is refused"),
