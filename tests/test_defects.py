@@ -1,7 +1,7 @@
 """The fifteen defects of the method's reference implementation, by their numbers: 1 to 8.
 
 Each check passes on this package and fails on a small stand-in that has the defect. 9 to 15 are
-in test_defects_from_9.py.
+in test_defects_from_9.py and test_defects_from_14.py.
 """
 
 import ast
