@@ -105,7 +105,8 @@ def layers_of(model: nn.Module, plan: Plan, held: list[Tensor]) -> dict[nn.Modul
     """The modules of `model` that own parameters of `plan` directly.
 
     They share the memory of the largest; those inside of which others run have their own. Under
-    None: what is `held` for a whole evaluation, in memory of its own.
+    None: what is `held` for a whole evaluation, in memory of its own, which modules of at least
+    half its size (an embedding beside a head) use instead of theirs.
     Raises ValueError for a parameter that no module owns.
     """
     places = {id(p): t for t, p in enumerate(plan.tensors)}
@@ -123,17 +124,19 @@ def layers_of(model: nn.Module, plan: Plan, held: list[Tensor]) -> dict[nn.Modul
             f"{plan.indices[missing[0]]} of the optimizer, {p.dtype} {tuple(p.shape)}: attach the "
             "model whose parameters the optimizer was built from"
         )
-    shared, layers = Scratch(), {}
+    kept = [plan.tensors[t] for t in sorted(apart)]
+    shared, beside, layers = Scratch(), own_scratch(kept), {}
     for module, found in rows.items():
         tensors = [plan.tensors[t] for t in found]
         nested = any(m in rows for m in module.modules() if m is not module)
+        scratch = own_scratch(tensors)
         if not nested:
-            shared.need(tensors)
-        scratch = own_scratch(tensors) if nested else shared
+            large = apart and 2 * _total(tensors) >= _total(kept)
+            scratch = beside if large else shared
+            scratch.need(tensors)
         layers[module] = Layer(names[module], plan, found, scratch)
     if apart:
-        scratch = own_scratch([plan.tensors[t] for t in sorted(apart)])
-        layers[None] = Layer("held", plan, sorted(apart), scratch)
+        layers[None] = Layer("held", plan, sorted(apart), beside)
     return layers
 
 
@@ -143,6 +146,10 @@ def _kinds(tensors: list[Tensor]) -> list[tuple]:
 
 def _padded(p: Tensor) -> int:
     return -(-p.numel() * p.element_size() // ALIGNMENT) * ALIGNMENT
+
+
+def _total(tensors: list[Tensor]) -> int:
+    return sum(map(_padded, tensors))
 
 
 def _sizes(tensors: list[Tensor]) -> dict[torch.device, int]:

@@ -36,7 +36,8 @@ class LayerwiseWeights:
     the weights are theta to the bit at any time, and only a module's own forward sees others: what
     reads a parameter elsewhere is refused at the first evaluation (Watch). Hooks are on the modules
     while weights are asked to be away, and never else. A parameter that two modules share is
-    perturbed in each, by the same z. Those `held` are exchanged for the whole evaluation instead.
+    perturbed in each, by the same z. Those `held` are exchanged for the whole evaluation instead,
+    but for the forwards of modules about as large, which run in their memory.
     """
 
     policy = "layerwise"
@@ -166,7 +167,11 @@ class LayerwiseWeights:
             if not layer.rows:
                 return
         elif layer.scratch.busy:
-            layer = layer.without(set())
+            first = self._frames[0]
+            if first.module is None and layer.scratch is first.scratch:
+                self._put_back(first)  # what is held makes room until the module has run
+            else:
+                layer = layer.without(set())
         layer.scratch.busy, frame.scratch = True, layer.scratch
         copies = layer.perturbed(self._plan, self._integers, self._floats)
         for p, copy in zip(layer.tensors, copies):
@@ -180,6 +185,8 @@ class LayerwiseWeights:
         with self._ours():
             copies = [p.data for p, _ in self._frames[-1].held]
             self._end()
+            if self._frames and self._frames[0].module is None and not self._frames[0].held:
+                self._begin(self._frames[0], self._layers[None])  # the same bits again
             if self._watch is not None and shares_memory(output, copies):
                 raise RuntimeError(
                     f"the forward of {self._layers[module].name!r} returns a view of its "
@@ -188,12 +195,15 @@ class LayerwiseWeights:
                 )
 
     def _end(self) -> None:
-        frame = self._frames.pop()
+        self._put_back(self._frames.pop())
+
+    def _put_back(self, frame: Frame) -> None:
         for p, stored in frame.held:
             p.data = stored
             self._held.discard(id(p))
         if frame.scratch is not None:
             frame.scratch.busy = False
+        frame.held, frame.scratch = [], None
 
     @contextmanager
     def _ours(self) -> Iterator[None]:
