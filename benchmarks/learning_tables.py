@@ -155,7 +155,9 @@ def tuning(name: str) -> str:
     """All tuning runs of one record."""
     result = load(f"learning_tune_{name}.json")
     head = ["method", "settings", "gain", "KL", "steps"]
-    note = "One seed a run, ± 1.96 standard errors over validation prompts."
+    note = (
+        "Gain when the run ended. One seed a run, ± 1.96 standard errors over validation prompts."
+    )
     table = markdown(head, tune_rows(result))
     return f"{table}\n\n{note} {source(result, f'learning_tune_{name}.json')}"
 
@@ -212,6 +214,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "ablations": ablations,
     **{f"learning{key}": partial(comparison, name) for key, name in RECORDS.items()},
     **{f"learning_settings{key}": partial(tuning, name) for key, name in RECORDS.items()},
+    "learning_settings_population": partial(tuning, "cpu_population"),
     "previous_update": previous_update,
     "projection": projection,
 }
